@@ -14,10 +14,20 @@ from wattline.errors import storage_error
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write a whole file: into a neighbour first, synced, then renamed over the old one.
 
+    A link stays a link: the file that it leads to is replaced. What is no file (``/dev/stdout``, a pipe) is
+    written to as it is.
+
     Raises:
         StorageError: (or :class:`StorageFullError`) it cannot be written; the old file is untouched.
     """
     target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        try:
+            target.write_bytes(data.encode() if isinstance(data, str) else data)
+        except OSError as error:
+            raise storage_error(error, "writing", target) from error
+        return
+    target = target.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as handle:

@@ -22,7 +22,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from wattline.device import DeviceSpec
 from wattline.errors import RunLockedError, SchemaError, StorageError, UsageError, WattlineError, storage_error
 from wattline.files import LineAppender, write_json
 from wattline.record import Record
+from wattline.work import case_bound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,15 +118,17 @@ class Run:
     def records(self) -> Iterator[Record]:
         """The records of all writers, one at a time (a run may be larger than memory).
 
-        A torn last line is left out and noted in :attr:`warnings`.
+        Bounds are derived, not measured: they are computed anew from each record's work and the ceilings that the
+        run ended with. A torn last line is left out and noted in :attr:`warnings`.
 
         Raises:
             SchemaError: a record of a newer schema, or damage before the last line.
         """
+        device = self.device if self.manifest.get("device") else None
         for path in sorted(self.path.glob("records*.jsonl")):
             for line, number, last in _numbered(path):
                 try:
-                    yield Record.from_json(line)
+                    yield _bounded(Record.from_json(line), device)
                 except SchemaError as error:
                     if last and not line.endswith("\n"):
                         warning = f"{path.name}: the last line is torn and was left out"
@@ -220,6 +223,15 @@ class RunWriter(Run):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _bounded(record: Record, device: DeviceSpec | None) -> Record:
+    if device is None or record.work is None or record.device != device.id:
+        return record
+    found = case_bound(record.work, device, record.case.regime)
+    if found is None:
+        return record
+    return replace(record, bound_s=found.time_s, bound_by=found.by)
 
 
 def _write_plan(path: Path, plan: Sequence[PlannedCase]) -> None:

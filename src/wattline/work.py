@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wattline.device import DeviceSpec
+from wattline.errors import UnsupportedError
 
 
 def _plus(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
@@ -115,3 +116,16 @@ def bound(work: Work, device: DeviceSpec, *, cached: bool = False) -> Bound:
         return Bound(0.0, "nothing", {})
     by = max(terms, key=terms.__getitem__)
     return Bound(terms[by], by, terms)
+
+
+def case_bound(work: Work, device: DeviceSpec, regime: str) -> Bound | None:
+    """The roofline bound of a case measured in a regime, or ``None`` where the device has no rate for it.
+
+    In the regimes ``hot`` and ``eager`` one set of buffers is used again and again: where it fits the last-level
+    cache, main memory bounds nothing.
+    """
+    cached = regime in ("hot", "eager") and bool(device.l2_bytes) and work.bytes_at() <= (device.l2_bytes or 0.0)
+    try:
+        return bound(work, device, cached=cached)
+    except UnsupportedError:
+        return None

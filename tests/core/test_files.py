@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattline.errors import StorageError, StorageFullError
@@ -64,6 +64,7 @@ def test_each_torn_line_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
+@settings(max_examples=25)  # every line is synced to the disk
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs",)), max_size=20), max_size=5),
        st.integers(0, 60))  # fmt: skip
 def test_a_file_cut_anywhere_keeps_its_whole_lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -77,6 +78,20 @@ def test_a_resumed_run_goes_on_in_the_same_files(folder: Path) -> None:
 def test_records_of_other_ranks_are_read_too(folder: Path) -> None:
     (folder / "records-1.jsonl").write_text(_record(_plan(4)[3], 7).to_json() + "\n")
     assert [planned.case.params["m"] for planned in Run(folder).missing()] == [2]
+
+
+def test_bounds_follow_the_ceilings_that_the_run_ended_with(tmp_path: Path, make_record: MakeRecord) -> None:
+    record = make_record(bound_s=1.0, bound_by="memory")
+    with RunWriter.create(tmp_path / "r", DEVICE, []) as writer:
+        writer.append(record)
+        writer.append(dataclasses.replace(record, device="another"))
+        # No rate is known yet: what was written stands.
+        assert [(r.bound_s, r.bound_by) for r in writer.records()] == [(1.0, "memory")] * 2
+        device = {**DEVICE["device"], "measured": {"flops": {"fp32": 1e9}, "memory_bandwidth": 1e10}}
+        writer.update(device=device)
+    mine, other = Run(tmp_path / "r").records()
+    assert (mine.bound_s, mine.bound_by) == (pytest.approx(2 * 512 * 512 * 256 / 1e9), "compute")
+    assert (other.bound_s, other.bound_by) == (1.0, "memory")
 
 
 def test_the_manifest_is_replaced_as_a_whole(folder: Path) -> None:

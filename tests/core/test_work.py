@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wattline.case import REGIMES
 from wattline.device import Ceilings, DeviceSpec, known_device
 from wattline.errors import UnsupportedError
-from wattline.work import Work, bound
+from wattline.work import Work, bound, case_bound
 from wattline.workmodels import work_of
 
 # Round figures: 1 TFLOP/s, 100 GB/s of memory, 10 GB/s to peers, 1 GB/s to the host.
@@ -49,6 +50,24 @@ def test_cached_data_costs_no_memory_time() -> None:
     cached = bound(work, ROUND, cached=True)
     assert (cached.by, cached.time_s) == ("compute", pytest.approx(1e-3))
     assert bound(Work(bytes_read={"device": 1e9}), ROUND, cached=True).by == "nothing"
+
+
+def test_only_regimes_that_use_one_buffer_again_profit_from_the_cache() -> None:
+    device = DeviceSpec("l2", peak_flops={"fp32": 1e12}, memory_bandwidth=1e11, l2_bytes=1e6)
+    fits, exceeds = (Work(flops={"fp32": 1e3}, bytes_read={"device": size}) for size in (1e6, 1e6 + 1))
+    found = {regime: case_bound(fits, device, regime) for regime in REGIMES}
+    assert {regime: limit.by for regime, limit in found.items() if limit} == {
+        "cold": "memory", "graph": "memory", "hot": "compute", "eager": "compute",
+    }  # fmt: skip
+    for regime in REGIMES:
+        larger = case_bound(exceeds, device, regime)
+        assert larger is not None
+        assert larger.by == "memory"
+    # Of a device whose cache is unknown nothing is assumed; without a rate there is no bound.
+    hot = case_bound(fits, ROUND, "hot")
+    assert hot is not None
+    assert hot.by == "memory"
+    assert case_bound(Work(flops={"fp64": 1.0}), ROUND, "cold") is None
 
 
 def test_formats_add_up_each_at_its_own_rate() -> None:

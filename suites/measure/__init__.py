@@ -1,0 +1,1 @@
+"""The measurement loop: warm-up, sampling, stopping, checks, flags."""

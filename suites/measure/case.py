@@ -1,0 +1,271 @@
+"""One case from start to record: requirements, cost, build, check, warm-up, samples, flags."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from wattline.case import Case
+from wattline.collectors.device import Device, Timer
+from wattline.collectors.energy import EnergySensor
+from wattline.collectors.telemetry import Telemetry
+from wattline.device import DeviceSpec
+from wattline.errors import DeviceError, UnsupportedError
+from wattline.params import Value
+from wattline.record import Check, Flag, Measurement, Reason, Record
+from wattline.run import PlannedCase, now_iso
+from wattline.stats import summarize
+from wattline.suites.fills import Builder
+from wattline.suites.measure.cost import CostModel
+from wattline.suites.measure.flags import bound_flag, limits_of, sample_flags
+from wattline.suites.measure.loop import Progress, Ring, Samples, WarmUp, sample, warm_up
+from wattline.suites.registry import get, get_implementation
+from wattline.suites.rotation import rotations
+from wattline.suites.settings import MeasureSettings
+from wattline.suites.workload import Entry, Implementation, Kernel, Machine
+from wattline.units import format_bytes, format_time
+from wattline.work import case_bound
+
+_MEMORY_SHARE = 0.95  # of the free memory that a case may take: the rest is for the library's workspaces
+_MOST_GRAPH_NODES = 4096
+KERNEL_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NameError, OSError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What a kernel or its build may raise. Torch's own errors are RuntimeErrors; the rest are slips in a workload, which
+cost their case and not the run."""
+
+
+class CaseRunner:
+    """Measures cases on one device; lives as long as the worker process.
+
+    Args:
+        device: where to run.
+        machine: its facts, for requirements.
+        spec: its description with measured ceilings, for bounds.
+        settings: limits and criteria.
+        progress: told the phase, the running time and the precision reached.
+        telemetry: watches the device meanwhile.
+        energy: measures joules, or says why not.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        machine: Machine,
+        spec: DeviceSpec,
+        settings: MeasureSettings,
+        *,
+        progress: Progress,
+        telemetry: Telemetry,
+        energy: EnergySensor,
+    ) -> None:
+        self.device = device
+        self.machine = machine
+        self.spec = spec
+        self.settings = settings
+        self._progress = progress
+        self._telemetry = telemetry
+        self._energy = energy
+        self._costs = CostModel()
+        self._timer = device.timer()
+        self._host_timer = device.host_timer()
+        self._overheads: dict[str, float] = {}
+
+    def run(self, planned: PlannedCase, *, seed: int, sequence: int = -1) -> Record:
+        """Measure one case. Whatever goes wrong inside becomes the record's status and reason.
+
+        Raises:
+            DeviceError: (or another error that the device reports as sticky) this process cannot go on.
+        """
+        case = planned.case
+        begin = time.perf_counter()
+        empty = Record(
+            case, "ok", self.spec.id, variant=planned.variant, seed=seed, started_at=now_iso(), sequence=sequence
+        )
+        try:
+            entry = get(case.op)
+            record = self._measure(empty, entry, get_implementation(case.op, case.impl))
+        except UnsupportedError as error:
+            record = replace(empty, status="unsupported", reason=Reason(error.code, str(error)))
+        except (DeviceError, *KERNEL_ERRORS) as error:
+            # Other errors of our own making (a WattlineError) pass through: they are not the kernel's.
+            status, reason = classify(error)
+            record = replace(empty, status=status, reason=reason)
+            if self.device.is_sticky(error):
+                raise
+        finally:
+            self.device.release()
+        return replace(record, wall_s=time.perf_counter() - begin)
+
+    def _measure(self, record: Record, entry: Entry, implementation: Implementation) -> Record:
+        case, workload = record.case, entry.workload
+        reason = implementation.unmet(case.params, self.machine)
+        if reason is not None:
+            return replace(record, status="unsupported", reason=reason)
+        if case.regime == "graph" and type(self.device).capture is Device.capture:
+            self.device.capture(())  # raises with the reason
+        work = workload.work(case.params)
+        record = replace(record, work=work)
+        footprint = max(1.0, workload.footprint(case.params))
+        sets = rotations(footprint, self.device.cache_bytes(), case.regime)
+        record = self._bounded(record)
+        need, free = footprint * sets, self.device.free_memory()
+        if need > _MEMORY_SHARE * free:
+            message = f"its buffers take {format_bytes(need)} ({sets} sets), and {format_bytes(free)} are free"
+            return replace(record, status="skipped", reason=Reason("too_large", message))
+
+        def one_call(params: Mapping[str, Value]) -> float:
+            kernel = implementation.build(params, self._builder(case, record.seed))
+            kernel.call()  # the first call initialises lazily: it does not count
+            # The fastest of three: on a busy machine a single call may wait for a processor a thousand times longer
+            # than it computes, and would condemn the case.
+            return min(self._host_timer.time([kernel.call]) for _ in range(3))
+
+        cost = self._costs.affordable(case, workload, self.settings.max_call_s, one_call)
+        if cost is not None:
+            message = (
+                f"one call would take about {format_time(cost.call_s)} ({cost.basis}); "
+                f"the limit is {format_time(self.settings.max_call_s)}"
+            )
+            return replace(record, status="skipped", reason=Reason("too_slow", message))
+
+        self._progress("build", None, None)
+        builder = self._builder(case, record.seed)
+        kernels = [implementation.build(case.params, builder) for _ in range(sets)]
+        check, first_call_s = self._check(entry, case, kernels[0])
+        if check is not None and not check.passed:
+            message = f"||out - ref|| / ||ref|| is {check.error:.3g}; {check.tolerance:.3g} is allowed ({check.method})"
+            return replace(record, status="failed", reason=Reason("check_failed", message))
+        measured = self._time(case, kernels, check, first_call_s)
+        self._costs.learn(case, work.total_flops or work.bytes_at(), measured.stats.min_s)
+        flag = bound_flag(measured.stats.median_s, work, limits_of(self.spec), case.regime)
+        if flag is not None:
+            measured = replace(measured, flags=(*measured.flags, flag))
+            return replace(record, status="failed", reason=Reason(flag.code, flag.message), measurement=measured)
+        return replace(record, measurement=measured)
+
+    def _builder(self, case: Case, seed: int) -> Builder:
+        return Builder(self.device.torch_device, self.machine, data=case.data, seed=seed)
+
+    def _bounded(self, record: Record) -> Record:
+        """With the roofline bound as known by now; readers compute it anew with the run's final ceilings."""
+        found = None if record.work is None else case_bound(record.work, self.spec, record.case.regime)
+        return record if found is None else replace(record, bound_s=found.time_s, bound_by=found.by)
+
+    def _check(self, entry: Entry, case: Case, kernel: Kernel) -> tuple[Check | None, float]:
+        """The first call, into a poisoned output, and how its result compares with the reference."""
+        self._progress("check", None, None)
+        call = kernel.eager if case.regime == "eager" and kernel.eager is not None else kernel.call
+        if kernel.output is not None:
+            poison(kernel.output)
+        result: list[Any] = []
+        first_call_s = self._host_timer.time([lambda: result.append(call())])
+        if not self.settings.check:
+            return None, first_call_s
+        error, tolerance, method = entry.workload.check(case.params, kernel, result[0])
+        passed = math.isfinite(error) and error <= tolerance
+        return Check(error, tolerance, passed, method), first_call_s
+
+    def _time(self, case: Case, kernels: Sequence[Kernel], check: Check | None, first_call_s: float) -> Measurement:
+        """Warm-up and samples in the case's regime."""
+        for kernel in kernels[1:]:
+            if kernel.output is not None:
+                kernel.output.zero_()  # so that the first touch of its pages is not timed
+        timer = self._host_timer if case.regime == "eager" else self._timer
+        single = case.regime == "eager" and self.device.kind != "cpu"
+        most = 1 if single else None  # a caller waits for each result; on a CPU a call has ended when it returns
+        calls = [k.eager if case.regime == "eager" and k.eager is not None else k.call for k in kernels]
+        ring = Ring(calls)
+        self._progress("warm-up", first_call_s, None)
+        warm = warm_up(ring, timer, self.settings.warmup_limit_s, most_calls=most)
+        per_replay = 1
+        if case.regime == "graph":
+            ring, per_replay, warm = self._graph(ring, timer, warm)
+        with self._telemetry:
+            self._energy.start()
+            try:
+                taken = sample(ring, timer, self.settings, warm.call_s, progress=self._progress, most_calls=most)
+            except BaseException:
+                self._energy.cancel()
+                raise
+            calls_made = taken.calls_per_sample * len(taken.per_call_s) * per_replay
+            energy = self._energy.stop(calls_made, taken.timed_s)
+        telemetry = self._telemetry.result
+        values = tuple(v / per_replay for v in taken.per_call_s)
+        stats = summarize(values)
+        flags = sample_flags(values, stats, self.settings)
+        flags += self._launch_flag(taken)
+        return Measurement(
+            samples_s=values,
+            calls_per_sample=taken.calls_per_sample * per_replay,
+            stats=stats,
+            stop=taken.stop,
+            warmup_calls=warm.calls,
+            warmup_s=warm.spent_s,
+            warmup_stop=warm.stop,
+            first_call_s=first_call_s,
+            rotations=len(kernels),
+            timer=timer.name,
+            timer_overhead_s=self._overhead(timer),
+            timed_s=taken.timed_s,
+            energy=energy,
+            telemetry=telemetry.means,
+            flags=(*flags, *telemetry.flags),
+            check=check,
+        )
+
+    def _graph(self, ring: Ring, timer: Timer, warm: WarmUp) -> tuple[Ring, int, WarmUp]:
+        """One captured graph that holds at least one call per buffer set, warmed up again as a replay."""
+        nodes = max(len(ring), min(_MOST_GRAPH_NODES, math.ceil(timer.min_batch_s / max(warm.call_s, 1e-9))))
+        nodes = math.ceil(nodes / len(ring)) * len(ring)
+        # With fewer nodes than buffer sets a replay would visit some sets only: the cache would silently be warm.
+        if nodes < len(ring):
+            raise AssertionError(f"a graph of {nodes} calls does not visit all {len(ring)} buffer sets")
+        replay = Ring([self.device.capture(ring.take(nodes))])
+        again = warm_up(replay, timer, self.settings.warmup_limit_s)
+        total = WarmUp(
+            warm.calls + again.calls * nodes, warm.spent_s + again.spent_s, again.stop, again.call_s
+        )
+        return replay, nodes, total
+
+    def _overhead(self, timer: Timer) -> float:
+        if timer.name not in self._overheads:
+            self._overheads[timer.name] = timer.overhead_s()
+        return self._overheads[timer.name]
+
+    @staticmethod
+    def _launch_flag(taken: Samples) -> list[Flag]:
+        if taken.launch_bound <= 0.5:
+            return []
+        message = f"in {taken.launch_bound:.0%} of the samples the host enqueued slower than the device ran"
+        return [Flag("launch_bound", message)]
+
+
+def poison(output: Any) -> None:
+    """Fill a result with what no correct kernel leaves: NaN, or the smallest value of an integer format."""
+    import torch
+
+    if output.dtype.is_floating_point:
+        output.fill_(math.nan)
+    else:
+        output.fill_(torch.iinfo(output.dtype).min)
+
+
+def classify(error: BaseException) -> tuple[str, Reason]:
+    """Status and reason for an error that a kernel or its build raised."""
+    import torch
+
+    text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    lowered = str(error).lower()
+    memory_words = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in lowered for w in memory_words):
+        return "out_of_memory", Reason("out_of_memory", text)
+    if isinstance(error, DeviceError):
+        return "failed", Reason("device_error", str(error))
+    if isinstance(error, NotImplementedError) or "not implemented for" in lowered or "not supported" in lowered:
+        return "unsupported", Reason("not_implemented", f"torch has no such kernel here: {text}")
+    return "failed", Reason("kernel_error", text)

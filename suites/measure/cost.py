@@ -1,0 +1,99 @@
+"""Cost estimates: how long one call of a case will take, before anybody waits for it.
+
+Some formats are a thousand times slower than others on the same machine (half precision on many CPUs). The first
+case of a kind is preceded by a scout, a small case of the same kind; where its speed says that the real one is out
+of reach, larger scouts follow until one is large enough to be believed, because small cases understate the speed of
+large ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from wattline.case import Case
+from wattline.params import Value
+from wattline.suites.workload import Workload
+
+BELIEVABLE_S = 0.02
+"""A scout that took this long runs at the speed of larger cases."""
+_FIRST = 128
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate of one call.
+
+    Attributes:
+        call_s: seconds.
+        basis: what it was scaled from, in words.
+    """
+
+    call_s: float
+    basis: str
+
+
+class CostModel:
+    """Remembers what calls took, by kind of case (operation, implementation, number format)."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str, str | None], list[tuple[float, float, str]]] = {}
+
+    @staticmethod
+    def _kind(case: Case) -> tuple[str, str, str | None]:
+        return case.op, case.impl, case.dtype
+
+    def learn(self, case: Case, work: float, call_s: float) -> None:
+        """Remember that a case of this much work took ``call_s`` a call."""
+        shown = " ".join(f"{k}={v}" for k, v in case.params.items() if isinstance(v, int) and k in ("m", "n", "k"))
+        self._seen.setdefault(self._kind(case), []).append((work, call_s, shown or case.label()))
+
+    def estimate(self, case: Case, work: float) -> Estimate | None:
+        """Seconds of one call, scaled from the seen case of the nearest work; ``None`` when none was seen."""
+        seen = self._seen.get(self._kind(case))
+        if not seen:
+            return None
+        near_work, near_s, shown = min(seen, key=lambda entry: abs(entry[0] - work))
+        # Less work is not assumed to be quicker than in proportion, nor slower than the case seen.
+        scaled = near_s * (work / near_work) if near_work else near_s
+        return Estimate(scaled, f"{near_s:.3g} s measured at {shown}")
+
+    def affordable(
+        self,
+        case: Case,
+        workload: Workload,
+        limit_s: float,
+        run: Callable[[Mapping[str, Value]], float],
+    ) -> Estimate | None:
+        """The estimate of a case that is out of reach, or ``None`` when it may be run.
+
+        Args:
+            case: the case.
+            workload: its workload.
+            limit_s: longest call that is accepted.
+            run: runs one call with other parameters and returns its seconds.
+        """
+        amount = _amount(workload, case.params)
+        size = _FIRST
+        known = self.estimate(case, amount)
+        if known is not None and known.call_s <= limit_s:
+            return None
+        while True:
+            smaller = workload.scout(case.params, size)
+            if smaller is None:
+                return None
+            scout = Case(case.op, case.impl, smaller, case.regime, case.data)
+            took = run(smaller)
+            self.learn(scout, _amount(workload, smaller), took)
+            known = self.estimate(case, amount)
+            if known is None or known.call_s <= limit_s:
+                return None
+            if took >= BELIEVABLE_S:
+                return known
+            size *= 2
+
+
+def _amount(workload: Workload, params: Mapping[str, Value]) -> float:
+    """One number for the work of a case: FLOPs, or bytes where nothing is computed."""
+    work = workload.work(params)
+    return work.total_flops or work.bytes_at()

@@ -1,0 +1,254 @@
+"""Plan: from a preset and what the user asks to the cases of a run, in order. Neither torch nor numpy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from wattline.axes import MAX_CASES
+from wattline.case import Case
+from wattline.errors import ParamError, PlanError, UsageError
+from wattline.record import Reason
+from wattline.run import PlannedCase
+from wattline.suites.cases import Conditions, Wanted, asked_for, check_wanted, explicit_ops, from_preset
+from wattline.suites.order import cut, pair_up, spread
+from wattline.suites.presets import Preset, load_preset
+from wattline.suites.registry import get, get_implementation, select
+from wattline.suites.rotation import estimate_memory
+from wattline.suites.settings import MeasureSettings
+from wattline.suites.workload import Machine
+from wattline.units import format_bytes
+
+MEMORY_SHARE = 0.9
+"""Share of the device's memory that a case may take: the rest is left to the system and the libraries."""
+
+OVERHEAD_S = 0.15
+"""Set-up and check of a case, beyond its warm-up and timing."""
+
+UNSUPPORTED_S = 0.01
+"""An unsupported case costs a record only."""
+
+_SWEEP = "asked for"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A case that the plan leaves out.
+
+    Attributes:
+        case: what was asked.
+        reason: why not, with the figure.
+    """
+
+    case: Case
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        preset: name or path of the preset.
+        cases: in the order of the run, A/A variants included.
+        refused: cases left out, such as those larger than memory.
+        settings: of the measurement loop.
+        budget_s: wall time to stop within, or ``None``.
+        seed: of the order and of the inputs.
+        arguments: what the user asked, in JSON types: ``make_plan(**arguments, machine=...)`` makes it again.
+        estimated_s: upper estimate of the wall time, never above the budget.
+        peak_bytes: the most memory that any case takes, its rotation included.
+    """
+
+    preset: str
+    cases: tuple[PlannedCase, ...]
+    refused: tuple[Refused, ...]
+    settings: MeasureSettings
+    budget_s: float | None
+    seed: int
+    arguments: Mapping[str, Any]
+    estimated_s: float
+    peak_bytes: float
+
+
+def make_plan(
+    preset: str | Path = "standard",
+    *,
+    names: Sequence[str] = (),
+    impls: Sequence[str] = (),
+    regimes: Sequence[str] = (),
+    fills: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    set_: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    budget_s: float | None = None,
+    aa: int | None = None,
+    seed: int = 0,
+    max_cases: int | None = None,
+    measure: Mapping[str, Any] | None = None,
+    machine: Machine,
+) -> Plan:
+    """Make the plan of a run.
+
+    Without ``set_`` the cases are the preset's, narrowed to what is named. Where ``set_`` gives every required
+    parameter of an op (``dtype`` apart, fp32 unless given), its cases are exactly the combinations asked for;
+    otherwise each parameter in ``set_`` replaces that of the preset's cases.
+
+    Args:
+        preset: name, or path of a TOML file.
+        names: ops (``"gemm.dense"``) or suites (``"gemm"``); all when empty.
+        impls, regimes, fills, dtypes: only these.
+        set_: parameters, or ``regime``, ``data``, ``impl``, as values or ranges: ``{"m": "1024:8192:x2"}``.
+        only: conditions over parameters, ``op``, ``impl``, ``regime`` and ``data`` that a case must meet.
+        budget_s: wall time to stop within; the preset's when not given.
+        aa: number of A/A pairs; the preset's when not given (none for cases given by ``set_`` alone).
+        seed: of the order and of the inputs.
+        max_cases: no more cases than this: a balanced part.
+        measure: settings of the measurement loop that replace the preset's.
+        machine: what it will run on.
+
+    Raises:
+        UnknownNameError: an op, preset, parameter, regime, fill or format that does not exist.
+        ParamError: a value out of range.
+        PlanError: no case fits the machine's memory, or there are too many.
+        UsageError: nothing is left to run.
+    """
+    given = dict(set_ or {})
+    _check_limits(budget_s, aa, max_cases)
+    ops = select(names)
+    wanted = check_wanted(ops, impls, regimes, fills, dtypes)
+    loaded = load_preset(preset, machine.kind)
+    settings = _settings(loaded.measure, measure or {})
+    explicit = explicit_ops(ops, given, named=bool(names))
+    tagged: list[tuple[Case, str]] = []
+    for op in ops:
+        if op in explicit:
+            tagged.extend((case, _SWEEP) for case in asked_for(op, given, wanted))
+        elif not explicit or names:
+            tagged.extend(from_preset(op, loaded, given, wanted, needed=bool(names and given)))
+    conditions = Conditions(only, ops)
+    unique: dict[str, tuple[Case, str]] = {}
+    for case, sweep in tagged:
+        if conditions.hold(case):
+            unique.setdefault(case.key, (case, sweep))
+    if len(unique) > MAX_CASES:
+        raise PlanError(f"the plan has {len(unique):,} cases, more than {MAX_CASES:,}", todo="narrow an axis")
+    if not unique:
+        raise UsageError(
+            "nothing is left to run",
+            why=_why_nothing(len(tagged), loaded, ops, wanted, only),
+            todo="`wattline plan` without the filters shows what there is",
+        )
+    kept, refused = _within_memory(unique.values(), machine)
+    strata = {case.key: (case.op, case.impl, case.dtype, case.regime, case.data, sweep) for case, sweep in kept}
+    order = spread([case for case, _ in kept], lambda c: strata[c.key], _work, seed)
+    pairs = aa if aa is not None else (0 if explicit else loaded.aa)
+    planned = pair_up(order, pairs, lambda c: _work(c) if _runs(c, machine) else float("inf"))
+    if max_cases is not None:
+        planned = cut(planned, max_cases)
+    budget = budget_s if budget_s is not None else (None if explicit else loaded.budget_s)
+    return Plan(
+        preset=str(preset),
+        cases=tuple(planned),
+        refused=tuple(refused),
+        settings=settings,
+        budget_s=budget,
+        seed=seed,
+        arguments={
+            "preset": str(preset),
+            "names": list(names),
+            "impls": list(impls),
+            "regimes": list(regimes),
+            "fills": list(fills),
+            "dtypes": list(dtypes),
+            "set_": {name: _plain(value) for name, value in given.items()},
+            "only": list(only),
+            "budget_s": budget_s,
+            "aa": aa,
+            "seed": seed,
+            "max_cases": max_cases,
+            "measure": dict(measure or {}),
+        },
+        estimated_s=_estimate(planned, settings, budget, machine),
+        peak_bytes=max((estimate_memory(p.case, machine) for p in planned), default=0.0),
+    )
+
+
+def _plain(value: object) -> Any:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def _settings(preset: MeasureSettings, changed: Mapping[str, Any]) -> MeasureSettings:
+    values = {**preset.to_dict(), **changed}
+    limit = values["time_limit_s"]
+    if "time_limit_s" in changed and "min_time_s" not in changed and isinstance(limit, int | float):
+        values["min_time_s"] = min(preset.min_time_s, limit)  # who shortens the limit means the whole measurement
+    return MeasureSettings.from_dict(values)
+
+
+def _check_limits(budget_s: float | None, aa: int | None, max_cases: int | None) -> None:
+    if budget_s is not None and not 0 < budget_s < float("inf"):
+        raise ParamError(f"the budget must be above zero, not {budget_s!r}")
+    if aa is not None and aa < 0:
+        raise ParamError(f"the number of A/A pairs must not be negative: {aa}")
+    if max_cases is not None and max_cases < 1:
+        raise ParamError(f"the number of cases must be above zero: {max_cases}")
+
+
+def _why_nothing(found: int, preset: Preset, ops: Sequence[str], wanted: Wanted, only: Sequence[str]) -> str:
+    if found:
+        return f"none of {found:,} cases meets {' and '.join(only)}"
+    asked = [word for words in (wanted.impls, wanted.regimes, wanted.fills, wanted.dtypes) for word in words]
+    what = f" with {', '.join(asked)}" if asked else ""
+    return f"the preset {preset.name} has no case of {', '.join(ops) or 'any op'}{what}"
+
+
+def _within_memory(
+    cases: Iterable[tuple[Case, str]], machine: Machine
+) -> tuple[list[tuple[Case, str]], list[Refused]]:
+    kept: list[tuple[Case, str]] = []
+    refused: list[Refused] = []
+    limit = MEMORY_SHARE * machine.memory_bytes
+    for case, sweep in cases:
+        need = estimate_memory(case, machine)
+        if not machine.memory_bytes or need <= limit:
+            kept.append((case, sweep))
+            continue
+        message = (
+            f"it takes {format_bytes(need)} with its rotation, more than {MEMORY_SHARE:.0%} "
+            f"of the {format_bytes(machine.memory_bytes)} of this device"
+        )
+        refused.append(Refused(case, Reason("larger_than_memory", message)))
+    if not kept:
+        smallest = min(refused, key=lambda r: estimate_memory(r.case, machine))
+        which = "the case" if len(refused) == 1 else f"even the smallest of {len(refused):,} cases"
+        raise PlanError(
+            f"{which} is larger than memory: {smallest.case.label()}",
+            why=smallest.reason.message,
+            todo="choose smaller sizes, or the regime hot, which keeps one set of buffers",
+        )
+    return kept, refused
+
+
+@lru_cache(maxsize=100_000)
+def _work(case: Case) -> float:
+    """A rough measure of cost that orders cases by size: FLOPs, and bytes where they weigh more."""
+    work = get(case.op).workload.work(case.params)
+    return work.total_flops + 50.0 * work.bytes_at()  # about a machine's balance, in FLOPs per byte
+
+
+def _runs(case: Case, machine: Machine) -> bool:
+    if case.regime == "graph" and machine.kind == "cpu":
+        return False
+    return get_implementation(case.op, case.impl).unmet(case.params, machine) is None
+
+
+def _estimate(
+    planned: Sequence[PlannedCase], settings: MeasureSettings, budget_s: float | None, machine: Machine
+) -> float:
+    each = settings.time_limit_s + settings.warmup_limit_s + OVERHEAD_S
+    total = sum(each if _runs(p.case, machine) else UNSUPPORTED_S for p in planned)
+    return total if budget_s is None else min(total, budget_s)

@@ -1,0 +1,80 @@
+"""Settings of the measurement loop: what a preset's ``[measure]`` table may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from wattline.errors import ParamError, unknown_name
+
+STOPPING = ("precise", "stable_noise", "time_limit")
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How long and how precisely each case is measured.
+
+    Attributes:
+        stopping: criterion: ``"precise"`` (relative half-width of the bootstrap 95 % interval of the median at
+            most ``precision``), ``"stable_noise"`` (the relative standard deviation stopped moving) or
+            ``"time_limit"`` (always to the limit).
+        precision: relative half-width to reach.
+        min_time_s: a measurement lasts at least this long, however soon it is precise: noise that comes and goes
+            over tenths of a second would not be seen in a shorter one, and its interval would be too narrow.
+        time_limit_s: limit of the timed part of a case.
+        warmup_limit_s: limit of its warm-up.
+        min_samples: below this a measurement is flagged.
+        max_samples: no more than this are taken.
+        max_call_s: a case whose single call would take longer is skipped, with the reason.
+        deadline_s: a case silent for longer than this, beyond its own limits, has hung and is killed.
+        check: compare results with a reference.
+    """
+
+    stopping: str = "precise"
+    precision: float = 0.01
+    min_time_s: float = 0.5
+    time_limit_s: float = 1.0
+    warmup_limit_s: float = 0.3
+    min_samples: int = 10
+    max_samples: int = 1000
+    max_call_s: float = 1.0
+    deadline_s: float = 60.0
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        if self.stopping not in STOPPING:
+            raise unknown_name("stopping criterion", self.stopping, STOPPING)
+        for name in ("precision", "time_limit_s", "warmup_limit_s", "max_call_s", "deadline_s"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ParamError(f"measure.{name} must be a number above zero, not {value!r}")
+        if isinstance(self.min_time_s, bool) or not 0 <= self.min_time_s <= self.time_limit_s:
+            raise ParamError(
+                f"measure.min_time_s must be from 0 to measure.time_limit_s ({self.time_limit_s:g}), "
+                f"not {self.min_time_s!r}"
+            )
+        for name in ("min_samples", "max_samples"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ParamError(f"measure.{name} must be a whole number above zero, not {value!r}")
+        if self.max_samples < self.min_samples:
+            raise ParamError("measure.max_samples is below measure.min_samples")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MeasureSettings:
+        """From a preset's table.
+
+        Raises:
+            UnknownNameError: an unknown setting.
+            ParamError: a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise unknown_name("setting of [measure]", name, known)
+        return cls(**data)

@@ -1,0 +1,158 @@
+"""The worker process: opens the device once, stays warm, and measures the cases that its parent sends.
+
+Started as ``python -m wattline.suites.worker <descriptor>``. It ends when its parent ends, however that happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from wattline.case import Case
+from wattline.collectors.device import Device, open_device
+from wattline.collectors.energy import EnergySensor, find_energy_sensor
+from wattline.collectors.environment import environment_id, snapshot
+from wattline.collectors.telemetry import Telemetry, telemetry_for
+from wattline.device import Ceilings, DeviceSpec
+from wattline.errors import DeviceError, WattlineError
+from wattline.record import Record
+from wattline.run import PlannedCase, now_iso
+from wattline.suites import protocol
+from wattline.suites.machine import machine_of
+from wattline.suites.measure.case import KERNEL_ERRORS, CaseRunner, classify
+from wattline.suites.settings import MeasureSettings
+from wattline.suites.workload import Machine
+
+
+class Worker:
+    """Answers requests until its input ends."""
+
+    def __init__(self, sender: protocol.Sender) -> None:
+        self._send = sender.send
+        self._device: Device | None = None
+        self._machine: Machine | None = None
+        self._spec: DeviceSpec | None = None
+        self._settings = MeasureSettings()
+        self._runner: CaseRunner | None = None
+        self._telemetry: Telemetry | None = None
+        self._energy: EnergySensor | None = None
+
+    def handle(self, message: Mapping[str, Any]) -> None:
+        """Carry out one request."""
+        handlers = {protocol.HELLO: self._hello, protocol.PROBE: self._probe, protocol.MEASURE: self._measure}
+        try:
+            handlers[message["kind"]](message)
+        except WattlineError as error:
+            self._send(
+                protocol.FAILED, error=type(error).__name__, what=error.what, why=error.why, todo=error.todo
+            )
+
+    def _hello(self, message: Mapping[str, Any]) -> None:
+        import torch
+
+        torch.set_grad_enabled(False)  # measurements of forward kernels carry no graph along
+        self._device = device = open_device(message["device"])
+        self._machine = machine_of(device)
+        self._spec = device.spec()
+        if message.get("ceilings"):
+            self._spec = self._spec.with_measured(Ceilings.from_dict(message["ceilings"]))
+        self._settings = MeasureSettings.from_dict(message["settings"])
+        self._telemetry = telemetry_for(device.kind)
+        self._energy = find_energy_sensor(device.kind)
+        self._renew()
+        environment = snapshot()
+        timer = device.timer()
+        reason = self._energy.reason
+        self._send(
+            protocol.READY,
+            device=self._spec.to_dict(),
+            environment=environment,
+            environment_id=environment_id(environment),
+            timer={"name": timer.name, "min_batch_s": timer.min_batch_s, "overhead_s": timer.overhead_s()},
+            energy={
+                "available": self._energy.available,
+                "name": self._energy.name,
+                "reason": None if reason is None else {"code": reason.code, "message": reason.message},
+            },
+        )
+
+    def _renew(self) -> None:
+        if not (self._device and self._machine and self._spec and self._telemetry and self._energy):
+            raise WattlineError("the worker has no device", why="it was asked to measure before it was greeted")
+        self._runner = CaseRunner(
+            self._device, self._machine, self._spec, self._settings,
+            progress=self._progress, telemetry=self._telemetry, energy=self._energy,
+        )  # fmt: skip
+
+    def _probe(self, message: Mapping[str, Any]) -> None:
+        from wattline.suites.probe import probe
+
+        if self._device is None or self._machine is None or self._spec is None:
+            raise WattlineError("the worker has no device", why="it was asked to probe before it was greeted")
+        found = probe(
+            self._device,
+            self._machine,
+            message["formats"],
+            lambda what: self._send(protocol.PROGRESS, phase=f"probe: {what}", time_s=None, precision=None),
+        )
+        self._spec = self._spec.with_measured(found.ceilings)
+        self._renew()
+        self._send(protocol.PROBED, device=self._spec.to_dict(), probe=found.to_dict())
+
+    def _measure(self, message: Mapping[str, Any]) -> None:
+        if self._runner is None or self._spec is None:
+            raise WattlineError("the worker has no device", why="it was asked to measure before it was greeted")
+        planned = PlannedCase(Case.from_dict(message["case"]), message["variant"])
+        seed, sequence = message["seed"], message["sequence"]
+        try:
+            record = self._runner.run(planned, seed=seed, sequence=sequence)
+        except (DeviceError, *KERNEL_ERRORS) as error:
+            # The device calls it sticky: report what happened, and let the parent replace this process.
+            status, reason = classify(error)
+            sticky = Record(
+                planned.case, status, self._spec.id, reason=reason, variant=planned.variant, seed=seed,
+                started_at=now_iso(), sequence=sequence,
+            )  # fmt: skip
+            self._send(protocol.STICKY, record=sticky.to_json())
+            return
+        self._send(protocol.RECORD, record=record.to_json())
+
+    def _progress(self, phase: str, time_s: float | None, precision: float | None) -> None:
+        self._send(protocol.PROGRESS, phase=phase, time_s=time_s, precision=precision)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux: prctl(PR_SET_PDEATHSIG))."""
+    import ctypes
+
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+def main(argv: list[str]) -> int:
+    """Serve the parent that started this process; returns the exit status."""
+    parent, descriptor = int(argv[0]), int(argv[1])
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    worker = Worker(protocol.Sender(descriptor))
+    for line in sys.stdin.buffer:
+        message = protocol.decode(line)
+        if message["kind"] == protocol.QUIT:
+            break
+        try:
+            worker.handle(message)
+        except BrokenPipeError:
+            return 1
+    # Skip the interpreter's and the libraries' own teardown: after a device error it may hang.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

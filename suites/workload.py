@@ -1,0 +1,184 @@
+"""Workloads and implementations: what an operation is, and the ways to run it.
+
+A workload declares parameters and work, makes inputs and a callable, and knows a reference of higher precision.
+It measures nothing: the loop in :mod:`wattline.suites.measure` owns clocks, buffers and statistics. This module
+and the modules that define workloads import torch inside functions only, so that a listing stays quick.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from wattline.errors import unknown_name
+from wattline.params import Params, Value
+from wattline.record import Reason
+from wattline.work import Work
+from wattline.workmodels import work_of
+
+ParamValues = Mapping[str, Value]
+
+
+@dataclass
+class Kernel:
+    """An operation ready to run on one set of buffers.
+
+    Attributes:
+        call: runs it once; on an accelerator it may return before the device is done. Returns the result (the
+            tensor it wrote into, or a new one).
+        inputs: the input tensors by name, as the reference wants them.
+        output: the preallocated result, or ``None`` where every call allocates its own. The loop fills it with
+            NaN (integers: the smallest value) before the check, so that an unwritten element shows.
+        eager: the operation as a Python caller writes it, result allocated; for the regime ``eager``. ``None``:
+            the same as ``call``.
+        extra_bytes: memory beyond inputs and output, such as packed weights or a workspace.
+    """
+
+    call: Callable[[], Any]
+    inputs: Mapping[str, Any]
+    output: Any = None
+    eager: Callable[[], Any] | None = None
+    extra_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a requirement may ask about: plain facts, no torch objects.
+
+    Attributes:
+        kind: ``"cpu"``, ``"cuda"``, ``"xpu"``, ``"hpu"`` ...: torch's device type.
+        hip: the device type ``"cuda"`` is AMD's.
+        sm: NVIDIA compute capability as an integer (90 for 9.0), 0 elsewhere.
+        torch_version: ``(2, 13)``.
+        memory_bytes: memory of the device.
+        cache_bytes: its last-level cache.
+    """
+
+    kind: str = "cpu"
+    hip: bool = False
+    sm: int = 0
+    torch_version: tuple[int, int] = (0, 0)
+    memory_bytes: int = 0
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something an implementation needs.
+
+    Attributes:
+        text: in words, for `wattline list`.
+        unmet: the reason it does not hold for these parameters on this machine, or ``None``.
+    """
+
+    text: str
+    unmet: Callable[[ParamValues, Machine], Reason | None]
+
+
+class BuildContext(ABC):
+    """What a build function gets: a device, a seeded source of numbers and the fill that the case asks for."""
+
+    torch_device: Any
+    machine: Machine
+
+    @abstractmethod
+    def tensor(self, shape: Sequence[int], fmt: str) -> Any:
+        """A tensor on the device in number format ``fmt``, filled as the case's ``data`` says."""
+
+    @abstractmethod
+    def empty(self, shape: Sequence[int], fmt: str) -> Any:
+        """An uninitialised tensor on the device in number format ``fmt``."""
+
+
+Build = Callable[[ParamValues, BuildContext], Kernel]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to run an operation.
+
+    Attributes:
+        op: the operation.
+        name: its name, e.g. ``"torch"``.
+        build: makes a kernel.
+        requires: what it needs; the first unmet one becomes the record's reason.
+        doc: one line.
+    """
+
+    op: str
+    name: str
+    build: Build
+    requires: tuple[Requirement, ...] = ()
+    doc: str = ""
+
+    def unmet(self, params: ParamValues, machine: Machine) -> Reason | None:
+        """Why it cannot run here with these parameters, or ``None``."""
+        for requirement in self.requires:
+            reason = requirement.unmet(params, machine)
+            if reason is not None:
+                return reason
+        return None
+
+
+class Workload(ABC):
+    """One operation. Subclasses are registered with :func:`wattline.suites.registry.workload`.
+
+    The class docstring's first line is shown by `wattline list`.
+    """
+
+    op: ClassVar[str] = ""
+    params: ClassVar[Params]
+    shape_sources: ClassVar[Mapping[str, Callable[..., Iterator[dict[str, Any]]]]] = {}
+    """Named generators of parameter sets that a preset may ask for (`shapes = { source = "squares", ... }`)."""
+
+    def work(self, p: ParamValues) -> Work:
+        """FLOPs and bytes; by default the registered work model of the operation."""
+        return work_of(self.op, p)
+
+    def footprint(self, p: ParamValues) -> float:
+        """Bytes of one set of buffers; by default what the work model reads and writes."""
+        return self.work(p).bytes_at()
+
+    @abstractmethod
+    def build(self, p: ParamValues, ctx: BuildContext) -> Kernel:
+        """Inputs and a callable for the workload's own implementation. Not timed."""
+
+    @abstractmethod
+    def check(self, p: ParamValues, kernel: Kernel, result: Any) -> tuple[float, float, str]:
+        """Compare a result with a reference of higher precision.
+
+        Returns:
+            The error ||out - ref|| / ||ref||, its tolerance, and the method (``"full"`` or how it was sampled).
+        """
+
+    def scout(self, p: ParamValues, size: int = 128) -> dict[str, Value] | None:
+        """Parameters of a smaller case of the same kind whose speed tells whether this one is affordable.
+
+        Args:
+            p: the case in question.
+            size: largest extent that the smaller case may have.
+
+        Returns:
+            Complete parameters, or ``None`` where ``p`` is itself no larger than that.
+        """
+        return None
+
+    def shapes(self, source: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+        """Parameter sets of a named source.
+
+        Raises:
+            UnknownNameError: no such source.
+        """
+        if source not in self.shape_sources:
+            raise unknown_name(f"shape source of {self.op}", source, self.shape_sources)
+        return self.shape_sources[source](**arguments)
+
+
+@dataclass
+class Entry:
+    """A registered workload with its implementations by name."""
+
+    workload: Workload
+    implementations: dict[str, Implementation] = field(default_factory=dict)
