@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from wattline.device import DeviceSpec
@@ -21,6 +17,7 @@ from wattline.stats import aa_analysis
 from wattline.suites import protocol
 from wattline.suites.plan import Plan
 from wattline.suites.settings import MeasureSettings
+from wattline.suites.signals import StopRequests
 from wattline.suites.supervisor import START_DEADLINE_S, StopNow, WorkerDied, WorkerHandle, WorkerHung
 from wattline.units import format_duration
 
@@ -81,40 +78,6 @@ class Outcome:
         if self.state == "interrupted":
             return 130
         return 1 if any(self.by_status.get(s) for s in ("failed", "crashed", "timeout", "out_of_memory")) else 0
-
-
-class _Stop:
-    """What the user's signals have asked for."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self.count = 0
-
-    @property
-    def soon(self) -> bool:
-        return self.count >= 1
-
-    def now(self) -> bool:
-        return self.count >= 2
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count == 1:
-            self._tell("stopping after the case in flight; once more to stop at once")
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take over SIGINT, SIGTERM and SIGHUP; outside the main thread signals stay with their owner."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def run_bench(
@@ -184,7 +147,7 @@ class _Runner:
         plan = writer.manifest["plan"]
         self._refused = {key: Reason(**reason) for key, reason in plan.get("refused", {}).items()}
         self._settings = MeasureSettings.from_dict(plan["settings"])
-        self._stop = _Stop(observer.note)
+        self._stop = StopRequests(observer.note)
         self._begin = time.monotonic()
         self._worker: WorkerHandle | None = None
         totals = writer.manifest.get("totals") or {}

@@ -70,8 +70,16 @@ class Case:
         return None if value is None else str(value)
 
     def label(self) -> str:
-        """One line for people: ``gemm.dense torch m=512 n=512 k=512 fp32 cold``."""
-        shown = " ".join(f"{k}={v}" for k, v in self.params.items() if k != "dtype")
+        """One line for people: ``gemm.dense torch m=512 n=512 k=512 fp32 cold``.
+
+        What says nothing is left out: the words ``default`` and ``same``, and a batch of one.
+        """
+        unsaid = {("batch", 1)}
+        shown = " ".join(
+            f"{k}={v}"
+            for k, v in self.params.items()
+            if k != "dtype" and v not in ("default", "same") and (k, v) not in unsaid
+        )
         words = [self.op, self.impl, shown, self.dtype or "", self.regime]
         if self.data != "uniform":
             words.append(self.data)

@@ -21,13 +21,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
         StorageError: (or :class:`StorageFullError`) it cannot be written; the old file is untouched.
     """
     target = Path(path)
-    if target.exists() and not target.is_file() and not target.is_dir():
-        try:
+    try:
+        if target.exists() and not target.is_file() and not target.is_dir():
             target.write_bytes(data.encode() if isinstance(data, str) else data)
-        except OSError as error:
-            raise storage_error(error, "writing", target) from error
-        return
-    target = target.resolve()
+            return
+    except OSError as error:  # even asking may be forbidden
+        raise storage_error(error, "writing", target) from error
+    target = Path(os.path.realpath(target))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as handle:

@@ -85,7 +85,17 @@ class Run:
 
     @property
     def device(self) -> DeviceSpec:
-        """The device that was measured, with its measured ceilings."""
+        """The device that was measured, with its measured ceilings.
+
+        Raises:
+            SchemaError: the run ended before its device was known.
+        """
+        if not isinstance(self.manifest.get("device"), dict):
+            raise SchemaError(
+                f"the run {self.path} names no device",
+                why="it ended before its worker had started",
+                todo=f"go on with it: wattline bench --resume --out {self.path}",
+            )
         return DeviceSpec.from_dict(self.manifest["device"])
 
     @property
@@ -103,9 +113,13 @@ class Run:
         """The cases in the order of the run.
 
         Raises:
-            SchemaError: the plan is damaged.
+            SchemaError: the plan is missing or damaged.
         """
         path = self.path / PLAN
+        if not path.exists():
+            raise SchemaError(
+                f"the run {self.path} has lost its plan", why=f"there is no {PLAN}", todo="start a new run"
+            )
         planned = []
         for line in _lines(path):
             try:

@@ -97,7 +97,8 @@ def _at_rank(ordered: NDArray[np.float64], rank: float) -> float:
     below = math.floor(rank)
     above = min(below + 1, len(ordered) - 1)
     share = rank - below
-    return float(ordered[below] * (1 - share) + ordered[above] * share)
+    # In this form two equal neighbours give exactly themselves.
+    return float(ordered[below] + (ordered[above] - ordered[below]) * share)
 
 
 def summarize(samples: Sequence[float] | NDArray[np.float64]) -> TimeStats:

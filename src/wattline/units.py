@@ -70,10 +70,11 @@ def parse_int(text: str | int | float) -> int:
             return int(text)  # exact beyond 2**53
         except ValueError:  # Python reads no more than some thousands of digits
             raise ParamError(f"not a sensible whole number: {shown(text)}") from None
-    value = parse_number(text)
-    if value != int(value):
+    number = parse_number(text)  # refuses what is not finite
+    exact = _exact(text) if isinstance(text, str) else number
+    if exact != int(exact):
         raise ParamError(f"not a whole number: {shown(text)}")
-    return int(value)
+    return int(exact)
 
 
 def parse_duration(text: str | int | float) -> float:

@@ -181,6 +181,24 @@ def test_atomic_writes_replace_the_whole_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_a_link_and_a_loop_of_links_is_replaced(tmp_path: Path) -> None:
+    real, link, loop = tmp_path / "real", tmp_path / "link", tmp_path / "loop"
+    real.write_text("old")
+    link.symlink_to("real")
+    loop.symlink_to("loop")
+    atomic_write(link, "new")
+    atomic_write(loop, "own")
+    assert link.is_symlink()
+    assert (real.read_text(), loop.read_text()) == ("new", "own")
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path, run_python: Run) -> None:
+    done = run_python("from wattline.files import atomic_write; atomic_write('/dev/stdout', 'to the pipe')")
+    assert (done.returncode, done.stdout) == (0, "to the pipe")
+    with pytest.raises(StorageError, match="failed while writing"):
+        atomic_write(tmp_path, "x")
+
+
 def test_json_without_a_text_form_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "manifest"
     write_json(path, {"a": 1})
@@ -198,12 +216,7 @@ def test_a_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
         LineAppender(tmp_path)
 
 
-def test_a_folder_closed_to_the_user_is_a_storage_error(readonly_folder: Path, as_ordinary_user: Run) -> None:
-    readonly_folder.chmod(0o755)
-    (readonly_folder / "here").write_text("old\n")
-    (readonly_folder / "here").chmod(0o444)
-    readonly_folder.chmod(0o555)
-    code = """
+_REFUSED = """
 from wattline.errors import StorageError
 from wattline.files import LineAppender, atomic_write
 for act in (lambda p: LineAppender(p), lambda p: atomic_write(p, b"new")):
@@ -212,7 +225,21 @@ for act in (lambda p: LineAppender(p), lambda p: atomic_write(p, b"new")):
     except StorageError as error:
         print(type(error).__name__, "|", error.what, "|", error.todo)
 """
-    done = as_ordinary_user(code, readonly_folder / "here")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a folder closed even to its owner's view needs another owner: root")
+def test_a_folder_that_cannot_be_entered_is_a_storage_error(tmp_path: Path, as_ordinary_user: Run) -> None:
+    done = as_ordinary_user(_REFUSED, tmp_path / "here")  # pytest's folders are closed to other users
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("StorageError | no permission while ") == 2
+
+
+def test_a_folder_closed_to_the_user_is_a_storage_error(readonly_folder: Path, as_ordinary_user: Run) -> None:
+    readonly_folder.chmod(0o755)
+    (readonly_folder / "here").write_text("old\n")
+    (readonly_folder / "here").chmod(0o444)
+    readonly_folder.chmod(0o555)
+    done = as_ordinary_user(_REFUSED, readonly_folder / "here")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2

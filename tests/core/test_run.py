@@ -286,3 +286,16 @@ def test_a_folder_that_cannot_even_be_entered_is_a_storage_error(
     done = as_ordinary_user(_CREATE, closed / "run")
     assert done.returncode == 0, done.stderr
     assert [line.split(" | ")[1].split(" while ")[0] for line in done.stdout.splitlines()] == ["no permission"] * 3
+
+
+def test_a_lost_plan_is_an_error_and_not_an_empty_one(folder: Path) -> None:
+    (folder / PLAN).unlink()
+    with pytest.raises(SchemaError, match="lost its plan"):
+        Run(folder).missing()
+
+
+def test_a_run_that_never_met_its_device_says_how_to_go_on(tmp_path: Path) -> None:
+    with RunWriter.create(tmp_path / "r", {}, _plan(1)):
+        pass
+    with pytest.raises(SchemaError, match="--resume"):
+        _ = Run(tmp_path / "r").device
