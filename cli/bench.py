@@ -1,0 +1,210 @@
+"""`wattline bench`: measure, learn and report."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wattline.cli import options
+from wattline.cli.options import Selection
+from wattline.cli.output import emit_event
+
+if TYPE_CHECKING:
+    from wattline.suites.plan import Plan
+    from wattline.suites.runner import Observer, Outcome
+
+EXAMPLES = "Example: wattline bench gemm --preset quick --budget 2m --set m=1024:8192:x2"
+
+RUNS = Path("runs")
+
+
+def command(
+    *,
+    suite: options.SuiteArgument = None,
+    preset: options.PresetOption = None,
+    budget: options.BudgetOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder of the run. Default: a new one under runs/."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --out, or the newest unfinished run under runs/.")
+    ] = False,
+    set_: options.SetOption = None,
+    only: options.OnlyOption = None,
+    impl: options.ImplOption = None,
+    regime: options.RegimeOption = None,
+    data: options.DataOption = None,
+    dtype: options.DtypeOption = None,
+    aa: options.AaOption = None,
+    seed: options.SeedOption = None,
+    max_cases: options.MaxCasesOption = None,
+    measure: options.MeasureOption = None,
+    device: options.DeviceOption = None,
+    no_fit: Annotated[bool, typer.Option("--no-fit", help="Do not fit a predictor.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Do not write the report.")] = False,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Measure a preset, fit a predictor on what was measured, and write the report.
+
+    Ctrl-C stops cleanly; --resume goes on. Exit code 1 says that some cases failed.
+    """
+    selection = Selection(
+        names=suite, preset=preset, budget=budget, set_=set_, only=only, impls=impl, regimes=regime, fills=data,
+        dtypes=dtype, aa=aa, seed=seed, max_cases=max_cases, measure=measure, device=device,
+    )  # fmt: skip
+    if resume:
+        folder = out or newest_unfinished(RUNS)
+        outcome = _resume(folder, selection, json=json, quiet=quiet)
+    else:
+        folder = out or default_folder(selection.preset_name)
+        outcome = _start(folder, selection, json=json, quiet=quiet)
+    if outcome.state == "interrupted":
+        _tell_interrupted(outcome, json=json)
+        raise typer.Exit(outcome.exit_code)
+    _finish(outcome, fit=not no_fit, report=not no_report, json=json, quiet=quiet)
+    raise typer.Exit(outcome.exit_code)
+
+
+def default_folder(preset: str, root: Path = RUNS) -> Path:
+    """``runs/<date-time in UTC>-<host>-<preset>``, one that is not there yet."""
+    from wattline.device import slug
+
+    host = slug(socket.gethostname().split(".")[0])[:24]
+    stem = f"{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime())}-{host}-{slug(preset)}"
+    folder, number = root / stem, 1
+    while folder.exists():
+        number += 1
+        folder = root / f"{stem}-{number}"
+    return folder
+
+
+def newest_unfinished(root: Path) -> Path:
+    """The run under a folder that was written to last and is not complete.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from wattline.errors import SchemaError, UsageError
+    from wattline.run import MANIFEST, Run
+
+    found: list[tuple[float, Path]] = []
+    for manifest in root.glob(f"*/{MANIFEST}"):
+        try:
+            if Run(manifest.parent).state != "complete":
+                found.append((max(path.stat().st_mtime for path in manifest.parent.iterdir()), manifest.parent))
+        except (OSError, SchemaError):
+            continue  # a folder that cannot be read is none to go on with; asked for by --out, it says why
+    if not found:
+        raise UsageError(
+            f"no unfinished run under {root}/", why="--resume needs one to go on with", todo="name it with --out DIR"
+        )
+    return max(found)[1]
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"wattline bench --resume --out {shlex.quote(str(folder))}"
+
+
+def _start(folder: Path, selection: Selection, *, json: bool, quiet: bool) -> Outcome:
+    from wattline.cli.progress import make_observer
+    from wattline.suites.runner import run_bench
+
+    plan = selection.plan()
+    with closing(make_observer(json=json, quiet=quiet)) as observer:
+        _note_refusals(plan, observer)
+        line = shlex.join(["wattline", *sys.argv[1:]])
+        return run_bench(plan, folder, device=selection.device or "auto", observer=observer, command=line)
+
+
+def _note_refusals(plan: Plan, observer: Observer) -> None:
+    if plan.refused:
+        first = plan.refused[0]
+        observer.note(
+            f"{len(plan.refused)} cases are refused, such as {first.case.label()}: {first.reason.message}; "
+            "`wattline plan` shows all"
+        )
+
+
+def _resume(folder: Path, selection: Selection, *, json: bool, quiet: bool) -> Outcome:
+    from wattline.cli.progress import make_observer
+    from wattline.suites.runner import resume_bench
+
+    _same_plan(folder, selection)
+    with closing(make_observer(json=json, quiet=quiet)) as observer:
+        return resume_bench(folder, budget_s=selection.budget_s, observer=observer)
+
+
+def _same_plan(folder: Path, selection: Selection) -> None:
+    """A resumed run keeps its plan: flags beside ``--resume`` may repeat what began it, not change it."""
+    from wattline.errors import UsageError
+    from wattline.run import Run
+
+    begun: dict[str, Any] = (Run(folder).manifest.get("plan") or {}).get("arguments") or {}
+    for name, (flag, value) in selection.arguments().items():
+        if name in begun and begun[name] != value:
+            raise UsageError(
+                f"--resume cannot change {flag}",
+                why=f"the run was begun with {begun[name]}, and is asked for {value}",
+                todo=f"leave {flag} out: `{resume_command(folder)}`; or begin another run without --resume",
+            )
+
+
+def _tell_interrupted(outcome: Outcome, *, json: bool) -> None:
+    if json:
+        emit_event(
+            "finished", state=outcome.state, run=str(outcome.path), exit_code=outcome.exit_code,
+            resume=resume_command(outcome.path),
+        )  # fmt: skip
+    typer.echo(f"interrupted: {outcome.done} of {outcome.planned} cases are done and kept", err=True)
+    typer.echo(f"  do: {resume_command(outcome.path)}", err=True)
+
+
+def _finish(outcome: Outcome, *, fit: bool, report: bool, json: bool, quiet: bool) -> None:
+    """Fit, report, and say where everything is; the paths come last."""
+    from wattline.units import format_duration
+
+    if not (json or quiet):
+        counts = ", ".join(f"{number} {status}" for status, number in outcome.by_status.items() if number)
+        wall = format_duration(outcome.wall_s)
+        typer.echo(f"{outcome.done} of {outcome.planned} cases in {wall}: {counts or 'none'}")
+        if outcome.state == "out_of_budget":
+            typer.echo(f"the budget is spent; `{resume_command(outcome.path)} --budget 10m` goes on")
+    predictor = _fit(outcome.path, quiet=quiet) if fit else None
+    written = None
+    if report:
+        from wattline.reports import write_report
+
+        written = write_report(outcome.path)
+    if json:
+        emit_event(
+            "finished", state=outcome.state, run=str(outcome.path), exit_code=outcome.exit_code,
+            by_status=dict(outcome.by_status), wall_s=outcome.wall_s, kernel_s=outcome.kernel_s,
+            predictor=predictor and str(predictor), report=written and str(written),
+        )  # fmt: skip
+        return
+    for name, path in (("predictor", predictor), ("report", written)):
+        if path is not None:
+            typer.echo(str(path) if quiet else f"{name:<9} {path}")
+
+
+def _fit(folder: Path, *, quiet: bool) -> Path | None:
+    from wattline.errors import DataError
+    from wattline.predictors.datasets import fit_run
+
+    try:
+        fit_run(folder)
+    except DataError as error:  # too few rows: the run stands, there is just nothing to learn from it
+        if not quiet:
+            typer.echo(f"note: no predictor: {error}", err=True)
+        return None
+    return folder / "predictor.wl"

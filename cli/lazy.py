@@ -1,0 +1,63 @@
+"""A command group that imports a command's module only when that command is called.
+
+`--help` lists names and one-line helps from the static table :data:`COMMANDS`; calling (or completing) a command
+imports ``wattline.cli.<name>`` and reads its function ``command`` and its text ``EXAMPLES``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+COMMANDS: dict[str, str] = {
+    "doctor": "What this machine has, lacks, and how to get it.",
+    "list": "List operations, presets, devices or number formats.",
+    "plan": "Show the cases that bench would run; touches nothing.",
+    "bench": "Measure, learn and report.",
+    "fit": "Fit a predictor on one or several runs.",
+    "predict": "Predict the time and energy of an operation.",
+    "report": "Write the report of a run: one HTML file.",
+    "export": "Write a run as csv, json, parquet or pytest-benchmark.",
+}
+"""Every command with its one-line help, in the order of `--help`."""
+
+
+def load_command(name: str, markup: Any) -> Any:
+    """Import the module of a command and make the command.
+
+    Args:
+        name: a key of :data:`COMMANDS`.
+        markup: Typer's markup mode, ``None`` for plain help.
+    """
+    module = import_module(f"wattline.cli.{name}")
+    app = typer.Typer(add_completion=False, rich_markup_mode=markup)
+    app.command(name, short_help=COMMANDS[name], epilog=module.EXAMPLES)(module.command)
+    return typer.main.get_command(app)
+
+
+class LazyGroup(TyperGroup):
+    """Holds a stand-in per command, and puts the real one in its place when it is resolved."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, text in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=text, rich_markup_mode=self.rich_markup_mode))
+        self._loaded: set[str] = set()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that ``args`` begin with, importing it first.
+
+        Raises:
+            UnknownNameError: there is no such command.
+        """
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from wattline.errors import unknown_name
+
+            raise unknown_name("command", args[0], COMMANDS, listing="wattline --help")
+        if args and args[0] in COMMANDS and args[0] not in self._loaded:
+            self.add_command(load_command(args[0], self.rich_markup_mode), args[0])
+            self._loaded.add(args[0])
+        return super().resolve_command(ctx, args)

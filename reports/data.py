@@ -1,0 +1,190 @@
+"""A run as the report reads it: records with their anchors, a frame with derived columns, the device, what is odd.
+
+A report must come out of any run: interrupted, empty, without a device or an environment. What is missing from
+the manifest is therefore absent here (``None`` or empty), never made up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from wattline.device import DeviceSpec
+from wattline.errors import UnsupportedError
+from wattline.formats import FORMATS
+from wattline.frame import to_frame
+from wattline.record import Record
+from wattline.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARAMS_FIRST = ("m", "n", "k")
+"""Parameters that lead a row of the table when they are there."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The arithmetic ceiling that a share is taken of.
+
+    Attributes:
+        flops: FLOP/s.
+        source: ``"datasheet"`` or ``"measured"``.
+        executed: the format whose rate it is; another than asked where hardware widens.
+    """
+
+    flops: float
+    source: str
+    executed: str
+
+
+@dataclass
+class ReportData:
+    """A run read for reporting.
+
+    Attributes:
+        run: the run folder.
+        records: all its records, in the order of the run.
+        positions: where each stands among the lines of the run folder; the index of the frames.
+        anchors: one unique HTML id per record, ``r-<key>``, with ``-<variant>`` where a case was repeated on purpose.
+        device: the device, or ``None`` where the manifest has none.
+        problems: sentences on what was found amiss while reading.
+    """
+
+    run: Run
+    records: list[Record]
+    positions: list[int]
+    anchors: list[str]
+    device: DeviceSpec | None
+    problems: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ReportData:
+        """Read a run folder.
+
+        Raises:
+            StorageError: it cannot be read.
+            SchemaError: it is no run, of a newer version, or damaged before its last line.
+        """
+        run = Run(path)
+        lines = list(run.records())
+        order = sorted(range(len(lines)), key=lambda i: lines[i].sequence if lines[i].sequence >= 0 else len(lines))
+        records = [lines[i] for i in order]
+        device = run.device if run.manifest.get("device") else None
+        return cls(run, records, order, _anchors(records), device, list(run.warnings))
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What ``run.json`` holds."""
+        return self.run.manifest
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """An entry of the manifest that should be a table; an empty one where it is not."""
+        found = self.manifest.get(name)
+        return found if isinstance(found, Mapping) else {}
+
+    @cached_property
+    def plain_frame(self) -> pd.DataFrame:
+        """One row per record with the columns of :func:`wattline.frame.to_frame`, indexed by position."""
+        frame = to_frame(self.records)
+        frame.index = self.positions
+        return frame
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per record: :attr:`plain_frame` and these columns.
+
+        ``anchor``; ``intensity`` (FLOP/byte); ``rate_format``; ``peak_flops`` (FLOP/s) and ``share`` (of it);
+        ``half_width`` (relative half-width of the median's interval); ``shape`` (text).
+        """
+        frame = self.plain_frame.copy()
+        frame["anchor"] = self.anchors
+        frame["rate_format"] = [rate_format(r) for r in self.records]
+        peaks = [self.peak(f) for f in frame["rate_format"]]
+        frame["peak_flops"] = [p.flops if p else float("nan") for p in peaks]
+        moved = frame["bytes_moved"].where(frame["bytes_moved"] > 0)
+        frame["intensity"] = frame["flops"] / moved
+        frame["share"] = frame["flops_per_s"] / frame["peak_flops"]
+        frame["half_width"] = (frame["time_hi_s"] - frame["time_lo_s"]) / (2 * frame["time_s"])
+        frame["shape"] = [shape_text(r) for r in self.records]
+        return frame
+
+    @cached_property
+    def usable(self) -> pd.DataFrame:
+        """The rows whose figures can be trusted: measured, checked, not above their bound."""
+        frame = self.frame
+        return frame[frame["valid"] & frame["time_s"].notna() & (frame["time_s"] > 0)]
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """The usable rows under the most frequent implementation and data fill, repeats left out.
+
+        Figures that compare shapes or formats must hold everything else fixed.
+        """
+        rows = self.usable
+        rows = rows[rows["variant"].fillna("") != "b"]
+        for name in ("op", "impl", "data"):
+            if len(rows):
+                rows = rows[rows[name] == rows[name].value_counts().idxmax()]
+        return rows
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """The rows of :attr:`main` in the most frequent regime."""
+        rows = self.main
+        return rows[rows["regime"] == rows["regime"].value_counts().idxmax()] if len(rows) else rows
+
+    @property
+    def regime(self) -> str:
+        """The regime of :attr:`headline`, empty when nothing was measured."""
+        return str(self.headline["regime"].iloc[0]) if len(self.headline) else ""
+
+    @cached_property
+    def formats(self) -> list[str]:
+        """The number formats with usable rows, in the order of the list of formats."""
+        present = set(self.usable["dtype"].dropna())
+        return [f for f in FORMATS if f in present] + sorted(present - set(FORMATS))
+
+    def peak(self, fmt: str | None) -> Peak | None:
+        """The arithmetic ceiling for a rate format: the datasheet's, else the measured one, else ``None``."""
+        if self.device is None or not fmt:
+            return None
+        try:
+            flops, executed = self.device.rate(fmt)
+        except UnsupportedError:
+            return None
+        return Peak(flops, "datasheet" if executed in self.device.peak_flops else "measured", executed)
+
+
+def rate_format(record: Record) -> str | None:
+    """The format whose arithmetic rate bounds a record: that of most of its operations."""
+    if not record.work or not record.work.flops:
+        return None
+    return max(record.work.flops, key=record.work.flops.__getitem__)
+
+
+def shape_text(record: Record) -> str:
+    """The sizes of a case for people: ``512 x 512 x 64``, with a batch above 1 in front."""
+    p = record.case.params
+    if all(name in p for name in PARAMS_FIRST):
+        text = " x ".join(str(p[name]) for name in PARAMS_FIRST)
+        return text if p.get("batch", 1) == 1 else f"{p['batch']} of {text}"
+    return " ".join(f"{k}={v}" for k, v in p.items() if k != "dtype")
+
+
+def shape_params(frame: pd.DataFrame, names: Sequence[str] = PARAMS_FIRST) -> bool:
+    """Whether every one of these parameters is a numeric column with values."""
+    return all(name in frame.columns and frame[name].notna().any() for name in names)
+
+
+def _anchors(records: Sequence[Record]) -> list[str]:
+    seen: dict[str, int] = {}
+    anchors = []
+    for record in records:
+        anchor = "r-" + "-".join(part for part in record.identity if part)
+        count = seen[anchor] = seen.get(anchor, 0) + 1
+        anchors.append(anchor if count == 1 else f"{anchor}-{count}")
+    return anchors

@@ -1,0 +1,143 @@
+"""`wattline bench` as a process: events, the end of its output, interruption and the command that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattline.cli.bench import default_folder, newest_unfinished, resume_command
+from wattline.errors import UsageError
+from wattline.run import Run, RunWriter
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+TINY = ("--device", "cpu", "--set", "m=64", "--set", "n=64", "--measure", "time_limit_s=0.05")
+
+
+def test_json_events_tell_the_whole_run(program: Program, tmp_path: Path) -> None:
+    done = program("bench", *TINY, "--set", "k=64,128", "--out", "run", "--no-fit", "--no-report", "--json")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [event["event"] for event in events]
+    records = list(Run(tmp_path / "run").records())
+    assert names.count("run_started") == 1
+    assert names.count("case_started") == names.count("case_ended") == 2
+    assert names[-1] == "finished"
+    ended = [event for event in events if event["event"] == "case_ended"]
+    assert [(e["key"], e["status"], e.get("time_s")) for e in ended] == [
+        (r.case.key, r.status, r.time_s) for r in records
+    ]
+    assert events[-1]["run"] == "run"
+    assert events[-1]["state"] == "complete"
+    again = program("bench", "--resume", "--out", "run", "--no-fit", "--no-report", "--json")
+    assert json.loads(again.stdout.splitlines()[-1])["exit_code"] == again.returncode == 0
+    assert list(Run(tmp_path / "run").records()) == records
+    changed = program("bench", "--resume", "--out", "run", "--set", "m=99")
+    assert changed.returncode == 2
+    assert "--resume cannot change --set" in changed.stderr
+
+
+def test_too_few_rows_to_learn_from_still_gives_a_report_as_the_last_line(program: Program, tmp_path: Path) -> None:
+    done = program("bench", *TINY, "--set", "k=64", "--out", "a run")
+    assert done.returncode == 0, done.stderr
+    assert "no predictor" in done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.split(maxsplit=1) == ["report", str(Path("a run") / "report.html")]
+    assert (tmp_path / "a run" / "report.html").stat().st_size > 1000
+    assert any(line.startswith("[1/1] ok") for line in done.stderr.splitlines())
+    assert Run(tmp_path / "a run").manifest["plan"]["command"].startswith("wattline bench --device cpu")
+
+
+def test_ctrl_c_on_a_terminal_gives_130_and_a_command_that_goes_on(tmp_path: Path) -> None:
+    """Under a pseudo-terminal, so that the progress bar is drawn too."""
+    pty = pytest.importorskip("pty")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wattline.cli", "bench", *TINY, "--set", "k=32:4096:+32", "--no-fit", "--no-report"],
+        cwd=tmp_path, env={**os.environ, "TERM": "xterm", "COLUMNS": "150"}, stdout=subprocess.PIPE, stderr=follower,
+        text=True,
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    try:
+        while b"left" not in shown:  # the time left is shown: the run is under way
+            shown += os.read(leader, 4096)
+        process.send_signal(signal.SIGINT)
+        shown += _rest(leader)
+        assert process.wait(timeout=120) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+        if process.stdout:
+            process.stdout.close()
+    text = shown.decode()
+    assert "Traceback" not in text
+    folder = next((tmp_path / "runs").iterdir())
+    run = Run(folder)
+    assert run.state == "interrupted"
+    before, missing = list(run.records()), run.missing()
+    assert before
+    assert missing
+    command = text[text.rindex("do: ") + 4 :].splitlines()[0].strip()
+    assert command == f"wattline bench --resume --out runs/{folder.name}"
+    words = [*shlex.split(command)[1:], "--no-fit", "--no-report", "--quiet"]
+    # A budget that no case fits in but the first: going on must not measure anything a second time.
+    more = subprocess.run(
+        [sys.executable, "-m", "wattline.cli", *words, "--budget", "20s"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert more.returncode == 0, more.stderr
+    assert more.stdout == ""
+    after = list(Run(folder).records())
+    assert len({r.identity for r in after}) == len(after) > len(before)
+    assert after[: len(before)] == before
+
+
+def _rest(leader: int) -> bytes:
+    found = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            found += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    return found
+
+
+def test_default_folders_never_collide(tmp_path: Path) -> None:
+    first = default_folder("my preset", tmp_path)
+    first.mkdir(parents=True)
+    second = default_folder("my preset", tmp_path)
+    assert second != first
+    assert first.name.split("Z-")[0].count("-") == 2
+    assert "my-preset" in first.name
+    assert first.name.isascii()
+
+
+def test_newest_unfinished_is_the_one_written_to_last(tmp_path: Path, make_record: Callable[..., Any]) -> None:
+    for i, state in enumerate(("interrupted", "complete", "out_of_budget", "interrupted")):
+        folder = tmp_path / f"run{i}"
+        with RunWriter.create(folder, {}, []) as writer:
+            writer.append(make_record())
+            writer.update(state=state)
+        for path in folder.iterdir():
+            os.utime(path, (1000 + i, 1000 + i))
+    os.utime(tmp_path / "run0" / "records.jsonl", (2000, 2000))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    assert newest_unfinished(tmp_path) == tmp_path / "run0"
+    with pytest.raises(UsageError, match="no unfinished run"):
+        newest_unfinished(tmp_path / "empty")
+
+
+def test_the_resume_command_survives_a_shell() -> None:
+    assert shlex.split(resume_command(Path("runs/it's $HOME")))[-1] == "runs/it's $HOME"

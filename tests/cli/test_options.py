@@ -1,0 +1,104 @@
+"""Words of a command line as values, and the observers' arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattline.cli.options import Selection, assignments, literal, parameters
+from wattline.errors import ParamError, UnknownNameError, UsageError
+
+
+@given(st.one_of(st.integers(-(10**18), 10**18), st.booleans()))
+def test_whole_numbers_and_truth_values_survive(value: int | bool) -> None:
+    read = literal(str(value))
+    assert read == value
+    assert type(read) is type(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_survive(value: float) -> None:
+    assert literal(repr(value)) == value
+
+
+def test_suffixes_and_words() -> None:
+    assert literal("8K") == 8000
+    assert isinstance(literal("8K"), int)
+    assert literal("1.5M") == 1_500_000
+    assert literal("0.5") == 0.5
+    assert literal("precise") == "precise"
+    assert literal("True") is True
+
+
+def test_assignments() -> None:
+    assert assignments(["m=8:64:x2", "only = a=b"], "--set") == {"m": "8:64:x2", "only": "a=b"}
+    for wrong in (["m"], ["=5"], ["m="], ["m=1", "m=2"]):
+        with pytest.raises(UsageError):
+            assignments(wrong, "--set")
+
+
+def test_parameters_are_checked_against_the_declaration() -> None:
+    assert parameters("gemm.dense", {"m": "4Ki", "dtype": "bf16"}) == {"m": 4096, "dtype": "bf16"}
+    with pytest.raises(UnknownNameError, match="of gemm"):
+        parameters("gemm.dense", {"q": "1"})
+    with pytest.raises(ParamError):
+        parameters("gemm.dense", {"m": "0"})
+    # An operation that only a predictor knows: read as it looks.
+    assert parameters("attention.made_up", {"heads": "32", "causal": "true"}) == {"heads": 32, "causal": True}
+
+
+def test_a_selection_names_only_what_was_given() -> None:
+    assert Selection().arguments() == {}
+    assert Selection(names=[], only=[]).arguments() == {}
+    chosen = Selection(names=["gemm"], preset="./p.toml", measure=["time_limit_s=0.5"], seed=0, budget="10m")
+    assert chosen.arguments() == {
+        "names": ("SUITE", ["gemm"]),
+        "preset": ("--preset", "p.toml"),
+        "measure": ("--measure", {"time_limit_s": 0.5}),
+        "seed": ("--seed", 0),
+    }
+    assert chosen.preset_name == "p"
+    assert chosen.budget_s == 600
+
+
+def test_time_left_follows_the_cases_and_never_passes_the_budget() -> None:
+    from wattline.cli.progress import BarObserver
+
+    bar = BarObserver()
+    bar._begin, bar._planned, bar._before, bar._done = 100.0, 30, 10, 10
+    assert bar.time_left_s(110.0) is None
+    bar._done = 15  # five cases in ten seconds, fifteen to go
+    assert bar.time_left_s(110.0) == pytest.approx(30.0)
+    bar._budget_s = 25.0
+    assert bar.time_left_s(110.0) == pytest.approx(15.0)
+    assert bar.time_left_s(200.0) == 0.0
+
+
+def test_lines_count_on_from_what_was_done_before(
+    capsys: pytest.CaptureFixture[str], make_record: Callable[..., Any]
+) -> None:
+    from wattline.cli.progress import LineObserver
+    from wattline.device import DeviceSpec
+
+    observer = LineObserver()
+    observer.run_started(path=Path("runs/x"), device=DeviceSpec("some-cpu"), planned=12, done=10, budget_s=60.0)
+    observer.case_ended(make_record())
+    opening, line = capsys.readouterr().err.splitlines()
+    assert "12 cases on some-cpu into runs/x, 10 done before, within 1 min 00 s" in opening
+    assert line.startswith("[11/12] ok")
+    assert "1.10 ms +-" in line  # the median of the three samples
+
+
+def test_the_figure_of_a_case_without_one_is_its_reason(make_record: Callable[..., Any]) -> None:
+    from wattline.cli.progress import figure, summary
+    from wattline.record import Reason
+
+    record = make_record(status="unsupported", measurement=None, reason=Reason("old_device", "it needs sm_90"))
+    assert figure(record) == "it needs sm_90"
+    assert summary(record)["reason_code"] == "old_device"
+    assert "time_s" not in summary(record)

@@ -1,0 +1,101 @@
+"""The predictor's section: errors and coverage are counted right, and its absence is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from wattline.reports.data import ReportData
+from wattline.reports.evaluated import prediction_of
+from wattline.reports.predicted import Prediction, figures
+
+FRAME = pd.DataFrame(
+    {
+        "op": ["gemm.dense"] * 4,
+        "dtype": ["fp32", "fp32", "bf16", "bf16"],
+        "time_s": [1.0, 1.0, 1.0, 1.0],
+        "predicted_s": [1.05, 0.8, 1.3, 1.0],
+        "lo_s": [0.9, 0.7, 1.1, 0.9],
+        "hi_s": [1.2, 0.9, 1.5, 1.1],
+        "roofline_s": [0.5, 0.5, 0.5, 0.25],
+        "in_domain": [True, True, True, False],
+        "anchor": ["r-1", "r-2", None, "r-4"],
+    }
+)
+
+
+def test_scores_by_hand() -> None:
+    scores = Prediction(FRAME, 0.9, "by hand").scores()
+    assert [s.group for s in scores] == [
+        "all", "gemm.dense bf16", "gemm.dense fp32", "in the domain", "outside the domain",
+    ]  # fmt: skip
+    whole = scores[0]
+    # Errors 0.05, 0.2, 0.3, 0; inside the interval: yes, no, no, yes.
+    assert whole.n == 4
+    assert whole.median == pytest.approx(0.125)
+    assert whole.mean == pytest.approx(0.1375)
+    assert whole.within == (0.5, 0.75)
+    assert whole.coverage == 0.5
+    assert whole.in_domain == 0.75
+    assert whole.roofline_median == 0.5
+    assert whole.roofline_mean == pytest.approx(0.5625)
+    assert scores[-1].n == 1
+
+
+def test_the_finding_names_the_roofline_beside_it() -> None:
+    finding = Prediction(FRAME, 0.9, "by hand").finding()
+    assert "predicted to 12 % (median error); the bare roofline errs by 50 %" in finding.title
+    assert "promised at 90 % cover 50 %" in finding.text
+
+
+def test_points_without_a_record_are_drawn_but_not_linked() -> None:
+    against, signed = figures(Prediction(FRAME, 0.9, "by hand"))
+    assert [panel.count("<a href=") for panel in against.panels] == [3, 3]
+    assert "#r-4" in signed.panels[0]
+
+
+def test_no_predictor_is_explained(run_of: Callable[..., Path]) -> None:
+    prediction, why = prediction_of(ReportData.read(run_of([])), None, None)
+    assert prediction is None
+    assert "wattline fit" in why
+
+
+def test_a_damaged_bundle_is_explained(
+    run_of: Callable[..., Path], make_case: Callable[..., Any], make_record: Callable[..., Any]
+) -> None:
+    run = run_of([make_record(make_case(64, 64, 64))])
+    (run / "predictor.wl").write_bytes(b"not a bundle")
+    prediction, why = prediction_of(ReportData.read(run), None, None)
+    assert prediction is None
+    assert "cannot be used" in why
+
+
+def test_too_few_rows_are_explained(
+    run_of: Callable[..., Path], make_case: Callable[..., Any], make_record: Callable[..., Any]
+) -> None:
+    run = run_of([make_record(make_case(64, 64, 64))])
+    prediction, why = prediction_of(ReportData.read(run), object(), None)  # type: ignore[arg-type]
+    assert prediction is None
+    assert "at least two groups" in why
+
+
+def test_held_out_rows_lead_to_their_records(big_run: Path) -> None:
+    from wattline.predictors import Evaluation
+
+    data = ReportData.read(big_run)
+    usable = data.usable
+    frame = usable[["op", "dtype", "time_s"]].assign(
+        predicted_s=usable["time_s"], lo_s=usable["time_s"], hi_s=usable["time_s"], roofline_s=usable["bound_s"],
+        in_domain=True,
+    )  # fmt: skip
+    given = Evaluation(frame, {"nominal": 0.8}, pd.DataFrame(), pd.DataFrame(), "given")
+    prediction, why = prediction_of(data, None, given)
+    assert why == ""
+    assert prediction
+    assert prediction.nominal == 0.8
+    assert prediction.frame["anchor"].tolist() == usable["anchor"].tolist()
+    assert prediction.scores()[0].median == 0.0
