@@ -176,5 +176,6 @@ def test_arrays_give_what_numbers_give(op: str) -> None:
 
 def test_large_arrays_do_not_wrap() -> None:
     size = np.array([65536], dtype=np.int64)
-    p = {"batch": 64 * size, "q_len": size, "kv_len": size, "heads": 96, "kv_heads": 8, "head_dim": 128, "dtype": "bf16"}
+    shape = {"batch": 64 * size, "q_len": size, "kv_len": size, "heads": 96, "kv_heads": 8, "head_dim": 128}
+    p = {**shape, "dtype": "bf16"}
     assert work_of("attention.prefill", p).total_flops[0] > 2.0**64

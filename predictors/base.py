@@ -1,0 +1,152 @@
+"""The analytical base: what a kernel takes before anything is learned.
+
+It is ``alpha + beta * busy``, and more latency for long messages.
+
+``busy`` is the roofline (tiles and waves included) or the time on the link. ``alpha`` is the launch or latency floor,
+``beta`` the inverse of the attainable share of the link (1 elsewhere: the learned ratio carries it). Both are read off
+the training rows per device and regime, for collectives per operation, device and number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wattline.device import DeviceSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+PRIOR_LAUNCH_S = {"cpu": 1e-6, "gpu": 4e-6, "accelerator": 8e-6}
+"""Launch floor of a device of which nothing was measured."""
+_FLOOR_RANGE = (1e-7, 2e-4)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """``alpha``, ``extra`` (s) and ``beta`` by position (log2 of the number of ranks; a single 0 elsewhere).
+
+    ``extra`` is latency that grows in with the message: collectives switch from a protocol of low latency to one of
+    high bandwidth. It counts fully once the link is busy for longer than it.
+    """
+
+    at: tuple[float, ...]
+    alpha: tuple[float, ...]
+    beta: tuple[float, ...]
+    extra: tuple[float, ...] = (0.0,)
+
+    def __call__(self, position: Any) -> tuple[Any, Any, Any]:
+        """``alpha``, ``beta`` and ``extra`` at a position, interpolated."""
+        if len(self.at) == 1:
+            return self.alpha[0], self.beta[0], self.extra[0]
+        return tuple(np.interp(position, self.at, part) for part in (self.alpha, self.beta, self.extra))
+
+
+def launch_floor(spec: DeviceSpec) -> float:
+    """The launch floor of a device: the measured one, else that of its kind."""
+    if spec.measured and spec.measured.launch_s:
+        return spec.measured.launch_s
+    return PRIOR_LAUNCH_S.get(spec.kind, 4e-6)
+
+
+def fit_floor(time: Array, busy: Array, prior: float) -> Curve:
+    """The floor of one device and regime: what the shortest kernels take beyond being busy.
+
+    Only rows near the shortest say something about launching. Where even those are long, the prior holds unless
+    they are quicker.
+    """
+    short = time <= 1.5 * np.quantile(time, 0.02)
+    spare = float(np.median(time[short] - np.minimum(busy[short], 0.9 * time[short])))
+    floor = spare if time[short].min() < 30 * prior else min(spare, prior)
+    return Curve((0.0,), (float(np.clip(floor, *_FLOOR_RANGE)),), (1.0,))
+
+
+SHARED = 0.6
+"""Weight of the best inverse bandwidth that any collective reaches over the same link."""
+
+
+def fit_beta(time: Array, busy: Array) -> float:
+    """Inverse share of the link that one collective attains on one device and number of ranks.
+
+    The slope of a least-squares line (of the relative error) through the messages within 4 times of the largest.
+    """
+    top = busy >= busy.max() / 4
+    t, b = time[top], busy[top]
+    if len(np.unique(b)) < 2 or b.max() <= 0:
+        return 1.0
+    weight = 1.0 / t
+    design = np.stack([weight, b * weight], axis=1)
+    alpha, beta = np.linalg.lstsq(design, np.ones(len(t)), rcond=None)[0]
+    if alpha < 0 or beta <= 0:
+        beta = np.median(t / b)
+    return float(max(beta, 1e-3))
+
+
+def fit_latency(time: Array, busy: Array, beta: float) -> tuple[float, float]:
+    """``alpha`` (the least time seen) and ``extra``, what the largest messages take beyond it and the link."""
+    floor = float(np.quantile(time, 0.02))
+    top = busy >= busy.max() / 4
+    large = float(np.median(time[top] - beta * busy[top]))
+    return floor, max(large - floor, 0.0)
+
+
+def share_links(betas: Mapping[str, float], *, weight: float = SHARED) -> dict[str, float]:
+    """Pull each collective towards the best one over the same link.
+
+    Bandwidth still rises where the measured sizes end, and all collectives of a machine use the same links: what the
+    best of them attains, the others approach with larger messages.
+
+    Args:
+        betas: inverse shares by operation, of one device and number of ranks.
+        weight: how far to pull, in log space.
+    """
+    best = min(betas.values())
+    return {op: beta ** (1 - weight) * best**weight for op, beta in betas.items()}
+
+
+class Base:
+    """The curves of one family, looked up from the most to the least specific key."""
+
+    def __init__(self, curves: Mapping[str, Curve]) -> None:
+        self.curves = dict(curves)
+
+    @staticmethod
+    def keys(collective: bool, op: str, device: str, regime: str) -> tuple[str, ...]:
+        """Keys to try in order."""
+        if collective:
+            return (f"{op}|{device}", op, "*")
+        return (f"{device}|{regime}", f"|{regime}", "*")
+
+    def find(self, collective: bool, op: str, device: str, regime: str) -> Curve:
+        """The curve of the first key that is known."""
+        for key in self.keys(collective, op, device, regime):
+            if key in self.curves:
+                return self.curves[key]
+        raise KeyError(op)
+
+    def add_means(self) -> None:
+        """Curves for keys less specific than those fitted: medians over devices."""
+        specific = [k for k in self.curves if "|" in k]
+        wider: dict[str, list[Curve]] = {}
+        for key in specific:
+            head, tail = key.split("|", 1)
+            for name in (head if head.startswith("collectives.") else f"|{tail}", "*"):
+                wider.setdefault(name, []).append(self.curves[key])
+        for name, found in wider.items():
+            at = sorted({a for c in found for a in c.at})
+            both = np.array([[c(a) for a in at] for c in found], float)
+            self.curves[name] = Curve(tuple(at), *(tuple(map(float, part)) for part in np.median(both, axis=0).T))
+
+    def state(self) -> dict[str, Any]:
+        """Plain facts."""
+        return {k: [list(c.at), list(c.alpha), list(c.beta), list(c.extra)] for k, c in self.curves.items()}
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any]) -> Base:
+        """From :meth:`state`."""
+        return cls({k: Curve(*(tuple(float(x) for x in part) for part in v)) for k, v in facts.items()})

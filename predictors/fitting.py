@@ -1,0 +1,296 @@
+"""Fitting the model of one family, and adapting it to a new device from a few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wattline.device import DeviceSpec
+from wattline.predictors.base import Base, Curve, fit_beta, fit_floor, fit_latency, launch_floor, share_links
+from wattline.predictors.families import Family
+from wattline.predictors.intervals import Intervals
+from wattline.predictors.learners import Network, Scaler
+from wattline.predictors.model import Encoded, FamilyModel
+from wattline.predictors.parts import Correction, PowerPart
+from wattline.predictors.physics import Machine, many
+from wattline.predictors.power import Limits, utilisation
+from wattline.predictors.rows import Encoder
+from wattline.predictors.samples import Samples
+from wattline.predictors.table import Block
+from wattline.predictors.training import FEW, fit_learner, group_folds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+FOLDS = 4
+_POWER_ROWS = 12
+"""Rows with measured power below which power is not learned."""
+_TRANSFER_ROWS = 6000
+
+
+def fit_family(
+    family: Family,
+    blocks: Sequence[Block],
+    time: Array,
+    power: Array,
+    groups: NDArray[Any],
+    *,
+    machine: Callable[[str], Machine],
+    seed: int,
+    effort: float,
+) -> FamilyModel:
+    """Fit the model of one family.
+
+    Args:
+        family: the family.
+        blocks: its rows.
+        time, power: seconds and watts of all rows of the frame (NaN: not measured).
+        groups: group of each row of the frame; a group is never split between fitting and judging.
+        machine: the machine of a device id.
+        seed: of everything random.
+        effort: factor on the number of training steps of networks.
+    """
+    rows = np.concatenate([b.rows for b in blocks])
+    t, p, own_groups = time[rows], power[rows], groups[rows]
+    words = [b.words for b in blocks]
+    categories = sorted({pair for w in words for pair in w.categories()})
+    encoder = Encoder(family, Base({"*": Curve((0.0,), (1e-6,), (1.0,))}), _extras(family, blocks), categories)
+    encoder.ranges = _ranges(encoder, blocks)
+    encoder.base = _fit_base(encoder, blocks, time, machine)
+    d = len(encoder.names)
+    blank = Scaler(np.zeros(d), np.ones(d), np.full(d, -np.inf), np.full(d, np.inf))
+    seen = {c: sorted({v for w in words for k, v in w.categories() if k == c}) for c, _ in categories}
+    none: Any = None
+    draft = FamilyModel(family, encoder, blank, none, none, transfer=None, power=None, seen=seen, facts={})
+    e = draft.encode(blocks, machine)
+    scaler = Scaler.fit(e.x)
+    # Words stay 0 and 1, so that a word never seen is all zeros, as when a network learns without it.
+    scaler.leave(encoder.numeric)
+    if len(rows) > FEW:
+        scaler.mute([i for i, name in enumerate(encoder.names) if name in family.few_only])
+    e.x = scaler(e.x)
+    samples = Samples.draw(blocks, e.x, t, seed)
+    target = np.log(t / e.base)
+    fold = group_folds(own_groups, FOLDS if len(rows) > FEW else 8, seed)
+    drop = _one_hot_columns(encoder)
+    fitted = fit_learner(e.x, target, fold, seed=seed, drop=drop, effort=effort)
+    classes = _classes(e)
+    error = target - fitted.held_out
+    spread = Intervals.fit(e.x, error, classes)
+    devices = np.concatenate([np.full(len(b.rows), b.words.device, dtype=object) for b in blocks])
+    transfer, share = _fit_transfer(e.x, target, devices, encoder, own_groups, seed=seed, effort=effort)
+    facts = {
+        "rows": len(rows), "groups": len(np.unique(own_groups)), "folds": int(fold.max()) + 1,
+        "held_out_error": {k: round(v, 5) for k, v in fitted.scores.items()},
+        "median_ape": float(np.median(np.abs(np.expm1(-error)))),
+        "rows_with_power": int(np.isfinite(p).sum()),
+        "transfer_share": share,
+        "common": _common(blocks),
+    }  # fmt: skip
+    model = FamilyModel(
+        family, encoder, scaler, fitted.learner, spread, transfer=transfer, power=None, seen=seen, facts=facts,
+        samples=samples,
+    )  # fmt: skip
+    predicted = np.maximum(e.base * np.exp(fitted.held_out), e.bound)
+    model.power = _fit_power(
+        model, e, predicted, t, p, fold=fold, classes=classes, drop=drop, seed=seed, effort=effort, prior=None
+    )
+    return model
+
+
+def adapt_family(
+    model: FamilyModel,
+    blocks: Sequence[Block],
+    time: Array,
+    power: Array,
+    machine: Callable[[str], Machine],
+    *,
+    seed: int,
+) -> FamilyModel:
+    """A copy of a model that a few rows have corrected for their devices; ``model`` stays as it is."""
+    out = copy(model)
+    out.seen = {k: list(v) for k, v in model.seen.items()}
+    e = model.encode(blocks, machine)
+    t, p = time[e.rows], power[e.rows]
+    before = model.answer(e, 0.9)
+    residual = np.log(t / before.time)
+    # Every row is its own group: what few rows there are were chosen by the caller.
+    fold = group_folds(np.arange(len(t)), 10, seed)
+    fitted = fit_learner(e.x, residual, fold, seed=seed, drop=[])
+    classes = _classes(e)
+    spread = Intervals.fit(e.x, residual - fitted.held_out)
+    predicted = np.maximum(before.time * np.exp(fitted.held_out), e.bound)
+    part = _fit_power(
+        model, e, predicted, t, p, fold=fold, classes=classes, drop=[], seed=seed, effort=1.0, prior=model.power
+    )
+    devices = tuple(sorted({plan.words.device for plan, _ in e.plans}))
+    out.corrections = [*model.corrections, Correction(devices, fitted.learner, spread, part, len(t))]
+    return out
+
+
+def _fit_power(
+    model: FamilyModel,
+    e: Encoded,
+    predicted: Array,
+    time: Array,
+    power: Array,
+    *,
+    fold: NDArray[np.int64],
+    classes: NDArray[Any],
+    drop: list[NDArray[np.int64]],
+    seed: int,
+    effort: float,
+    prior: PowerPart | None,
+) -> PowerPart | None:
+    has = np.isfinite(power)
+    if has.sum() < _POWER_ROWS:
+        return None
+    specs: dict[str, DeviceSpec] = {plan.words.device: plan.machine.spec for plan, _ in e.plans}
+    devices = np.empty(len(time), dtype=object)
+    for plan, rows in e.plans:
+        devices[rows] = plan.words.device
+    limits = Limits.fit(devices[has], power[has], specs)
+    if prior:
+        limits.known = {**prior.limits.known, **limits.known}
+    ends = np.array([limits.known[d] for d in devices[has]]).T
+    use = utilisation(e.compute, e.memory, e.base, predicted)[has]
+    time_error = np.log(time / predicted)[has]
+    return PowerPart.fit(
+        e.x[has], use, power[has], time_error, limits=limits, ends=(ends[0], ends[1]),
+        fold=fold[has], classes=classes[has],
+        seed=seed + 1, drop=drop, effort=effort, prior=prior,
+    )  # fmt: skip
+
+
+def _fit_base(encoder: Encoder, blocks: Sequence[Block], time: Array, machine: Callable[[str], Machine]) -> Base:
+    """The curves of the base from the training rows."""
+    found: dict[str, list[tuple[Array, Array, Array]]] = {}
+    specs: dict[str, DeviceSpec] = {}
+    for block in blocks:
+        w = block.words
+        plan = encoder.plan(w, machine(w.device))
+        physics = encoder.physics(plan, block.numbers, many(), many=True)
+        n = len(block.rows)
+        key = Base.keys(encoder.collective, w.op, w.device, w.regime)[0]
+        position = np.log2(block.numbers["world_size"]) if encoder.collective else np.zeros(n)
+        specs[key] = plan.machine.spec
+        busy = np.broadcast_to(np.asarray(physics.busy, np.float64), n)
+        found.setdefault(key, []).append((position, time[block.rows], busy))
+    whole = {k: tuple(np.concatenate(column) for column in zip(*parts, strict=True)) for k, parts in found.items()}
+    if encoder.collective:
+        base = Base(_link_curves(whole))
+    else:
+        base = Base({k: fit_floor(t, busy, launch_floor(specs[k])) for k, (_, t, busy) in whole.items()})
+    base.add_means()
+    return base
+
+
+def _link_curves(rows: Mapping[str, tuple[Array, ...]]) -> dict[str, Curve]:
+    """The curves of collectives from (log2 of ranks, seconds, seconds on the link) by ``op|device``."""
+    parts = {
+        (key.split("|", 1)[1], float(at), key): (t[position == at], busy[position == at])
+        for key, (position, t, busy) in rows.items()
+        for at in np.unique(position)
+    }
+    points: dict[str, list[tuple[float, float, float, float]]] = {}
+    for device, at in sorted({(device, at) for device, at, _ in parts}):
+        own = {key: part for (d, a, key), part in parts.items() if (d, a) == (device, at)}
+        for key, beta in share_links({key: fit_beta(*part) for key, part in own.items()}).items():
+            alpha, extra = fit_latency(*own[key], beta)
+            points.setdefault(key, []).append((at, alpha, beta, extra))
+    return {key: Curve(*(tuple(part) for part in zip(*found, strict=True))) for key, found in points.items()}
+
+
+def _fit_transfer(
+    x: Array, target: Array, devices: NDArray[Any], encoder: Encoder, groups: NDArray[Any], *, seed: int, effort: float
+) -> tuple[Intervals | None, float]:
+    """For a device never seen, from errors on each device by models that learned from the others.
+
+    Returns:
+        Intervals (or ``None``), and the share of what a network adds to its ridge regression that served best.
+    """
+    names = np.unique(devices)
+    if len(names) < 2:
+        return None, 1.0
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(target))[:_TRANSFER_ROWS]
+    errors = {share: np.full(len(target), np.nan) for share in (0.0, 0.5, 1.0)}
+    own = np.array([i for i, (c, _) in enumerate(encoder.categories) if c == "device"]) + encoder.numeric
+    for name in names:
+        test = chosen[devices[chosen] == name]
+        train = chosen[devices[chosen] != name]
+        if len(test) < 5 or len(train) < 50:
+            continue
+        fold = group_folds(groups[train], 2, seed)
+        inputs = x[train].copy()
+        fitted = fit_learner(inputs, target[train], fold, seed=seed, drop=[own], effort=0.25 * effort, quick=True)
+        asked = x[test].copy()
+        asked[:, own] = 0.0
+        whole = fitted.learner.predict(asked)
+        alone = fitted.learner.linear.predict(asked) if isinstance(fitted.learner, Network) else whole
+        for share, error in errors.items():
+            error[test] = target[test] - alone - share * (whole - alone)
+    known = np.isfinite(errors[1.0])
+    if known.sum() < 20:
+        return None, 1.0
+    best = min(errors, key=lambda share: float(np.mean(np.abs(errors[share][known]))))
+    return Intervals.fit(x[known], errors[best][known]), best
+
+
+def _extras(family: Family, blocks: Sequence[Block]) -> Mapping[str, float]:
+    """Numeric parameters beyond the family's that vary in the data, with their medians."""
+    values: dict[str, list[Array]] = {}
+    for block in blocks:
+        for name, column in block.numbers.items():
+            if name not in family.params:
+                values.setdefault(name, []).append(column[~np.isnan(column)])
+    out = {}
+    for name, parts in values.items():
+        column = np.concatenate(parts)
+        if len(column) and column.min() < column.max():
+            out[name] = float(np.median(column))
+    return out
+
+
+def _ranges(encoder: Encoder, blocks: Sequence[Block]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of every numeric parameter."""
+    out: dict[str, tuple[float, float]] = {}
+    for name in (*encoder.family.params, *encoder.extras):
+        found = [b.numbers[name] for b in blocks if name in b.numbers]
+        values = np.concatenate(found) if found else np.empty(0)
+        values = values[~np.isnan(values)]
+        if len(values):
+            out[name] = (float(values.min()), float(values.max()))
+    return out
+
+
+def _common(blocks: Sequence[Block]) -> dict[str, str]:
+    """The most frequent word of each option, which a question that leaves the option out means."""
+    counts: dict[str, dict[str, int]] = {}
+    for block in blocks:
+        for name, word in block.words.others:
+            own = counts.setdefault(name, {})
+            own[word] = own.get(word, 0) + len(block.rows)
+    return {name: max(sorted(own), key=own.__getitem__) for name, own in counts.items()}
+
+
+def _one_hot_columns(encoder: Encoder) -> list[NDArray[np.int64]]:
+    """For device and implementation: the columns of their words, where there are several."""
+    out = []
+    for name in ("device", "impl"):
+        columns = [encoder.numeric + i for i, (c, _) in enumerate(encoder.categories) if c == name]
+        if len(columns) > 1:
+            out.append(np.array(columns, np.int64))
+    return out
+
+
+def _classes(e: Encoded) -> NDArray[Any]:
+    out = np.empty(len(e.base), dtype=object)
+    for plan, rows in e.plans:
+        out[rows] = f"{plan.words.op}|{plan.words.dtype}"
+    return out.astype(str)

@@ -1,0 +1,239 @@
+"""The learned part: small regressors that are fitted with care and evaluated as a few matrix products.
+
+Each learner maps features ``(n, d)`` to one figure a row, knows its arrays (:meth:`arrays`) and comes back from them
+without running any code of the file. Inputs are standardised and clipped to the box of the training data, so that a
+learned ratio stays what it was at the edge and growth beyond it is left to the analytical base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+_STEEP, _ONE = np.float32(-60.0), np.float32(1.0)
+_CHUNK = 1024
+"""Rows evaluated at once: their activations stay in a core's cache."""
+
+
+class Learner(Protocol):
+    """What every learner does."""
+
+    kind: str
+
+    def predict(self, x: Array) -> Array:
+        """One figure per row of standardised, clipped features ``(n, d)``."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its state as arrays."""
+        ...
+
+
+class Scaler:
+    """Standardises features and clips them to the box of the training data."""
+
+    def __init__(self, mean: Array, scale: Array, lo: Array, hi: Array) -> None:
+        self.mean, self.scale, self.lo, self.hi = mean, scale, lo, hi
+        self.factor = 1.0 / scale
+
+    @classmethod
+    def fit(cls, x: Array) -> Scaler:
+        """From training features ``(n, d)``."""
+        mean, scale = x.mean(axis=0), x.std(axis=0)
+        scale = np.where(scale > 1e-9, scale, 1.0)
+        z = (x - mean) / scale
+        return cls(mean, scale, z.min(axis=0), z.max(axis=0))
+
+    def leave(self, first: int) -> None:
+        """Leave the columns from ``first`` on as they are."""
+        self.mean[first:], self.scale[first:], self.factor[first:] = 0.0, 1.0, 1.0
+        self.lo[first:], self.hi[first:] = 0.0, 1.0
+
+    def mute(self, columns: list[int]) -> None:
+        """Make columns zero, whatever they hold."""
+        self.factor[columns], self.scale[columns] = 0.0, np.inf
+        self.lo[columns], self.hi[columns] = 0.0, 0.0
+
+    def __call__(self, x: Array) -> Array:
+        """Clipped standardised features ``(n, d)``."""
+        z = (x - self.mean) * self.factor
+        return np.asarray(np.minimum(np.maximum(z, self.lo), self.hi))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its state as arrays."""
+        return {"mean": self.mean, "scale": self.scale, "lo": self.lo, "hi": self.hi}
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Scaler:
+        """From :meth:`arrays`."""
+        return cls(*(np.asarray(a[k], np.float64) for k in ("mean", "scale", "lo", "hi")))
+
+
+class Linear:
+    """A ridge regression; with all weights zero, a constant."""
+
+    kind = "linear"
+
+    def __init__(self, weights: Array, bias: float) -> None:
+        self.weights, self.bias = weights, float(bias)
+
+    @classmethod
+    def constant(cls, y: Array, d: int) -> Linear:
+        """The median of ``y``, whatever the features."""
+        return cls(np.zeros(d), float(np.median(y)))
+
+    @classmethod
+    def fit(cls, x: Array, y: Array, penalty: float) -> Linear:
+        """Least squares with ``penalty * n`` on the squared weights; two robust reweightings tame outliers."""
+        weight = np.ones(len(y))
+        w, bias = np.zeros(x.shape[1]), 0.0
+        for _ in range(3):
+            total = weight.sum()
+            mx, my = weight @ x / total, float(weight @ y / total)
+            xc = (x - mx) * weight[:, None]
+            gram = xc.T @ (x - mx) + penalty * total * np.eye(x.shape[1])
+            w = np.linalg.solve(gram, xc.T @ (y - my))
+            bias = my - float(mx @ w)
+            residual = np.abs(y - x @ w - bias)
+            spread = 1.5 * np.median(residual) + 1e-9
+            weight = spread / np.maximum(residual, spread)
+        return cls(w, bias)
+
+    def predict(self, x: Array) -> Array:
+        """See :meth:`Learner.predict`."""
+        return x @ self.weights + self.bias
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`Learner.arrays`."""
+        return {"weights": self.weights, "bias": np.array([self.bias])}
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Linear:
+        """From :meth:`arrays`."""
+        return cls(np.asarray(a["weights"], np.float64), float(a["bias"][0]))
+
+
+class Gaussian:
+    """A ridge regression plus a Gaussian process on what it leaves: the learner for a few hundred rows.
+
+    The kernel is ``amplitude^2 exp(-r / length) (1 + r / length)`` (Matern 3/2) of the distance ``r`` between
+    standardised features (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapter 4).
+    """
+
+    kind = "gaussian"
+
+    def __init__(self, linear: Linear, points: Array, dual: Array, length: float) -> None:
+        self.linear, self.points, self.dual, self.length = linear, points, dual, float(length)
+        self._squares = (points**2).sum(axis=1)
+
+    @staticmethod
+    def kernel(a: Array, b: Array, length: float) -> Array:
+        """The kernel of unit amplitude between rows of ``a`` and ``b``."""
+        squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * (a @ b.T)
+        r = np.sqrt(3.0 * np.maximum(squares, 0.0)) / length
+        return np.asarray((1.0 + r) * np.exp(-r))
+
+    @classmethod
+    def fit(cls, x: Array, y: Array, penalty: float, length: float, noise: float) -> Gaussian:
+        """Fit with a noise variance of ``noise`` times the signal's."""
+        linear = Linear.fit(x, y, penalty)
+        length = length * float(x.shape[1]) ** 0.5
+        gram = cls.kernel(x, x, length)
+        gram[np.diag_indices_from(gram)] += noise
+        dual: Array = np.asarray(np.linalg.solve(gram, y - linear.predict(x)), np.float64)
+        return cls(linear, x, dual, length)
+
+    def predict(self, x: Array) -> Array:
+        """See :meth:`Learner.predict`."""
+        out = self.linear.predict(x)
+        for start in range(0, len(x), 4096):
+            part = x[start : start + 4096]
+            out[start : start + 4096] += self.kernel(part, self.points, self.length) @ self.dual
+        return out
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`Learner.arrays`."""
+        own = {"points": self.points, "dual": self.dual, "length": np.array([self.length])}
+        return {**self.linear.arrays(), **own}
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Gaussian:
+        """From :meth:`arrays`."""
+        points, dual = (np.asarray(a[k], np.float64) for k in ("points", "dual"))
+        return cls(Linear.from_arrays(a), points, dual, float(a["length"][0]))
+
+
+class Network:
+    """A ridge regression plus the mean of small networks, one per fold of the training data.
+
+    Evaluated with plain numpy in float32: two hidden layers, ``x * sigmoid(x)`` between them.
+
+    Attributes:
+        layers: weights ``(networks, inputs, outputs)`` and biases ``(networks, 1, outputs)`` of each layer.
+    """
+
+    kind = "network"
+
+    def __init__(self, linear: Linear, layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
+        self.linear = linear
+        self.layers = [(np.ascontiguousarray(w, np.float32), np.ascontiguousarray(b, np.float32)) for w, b in layers]
+        first, bias = self.layers[0]
+        # All networks read the same inputs: their first layers are one matrix.
+        self._first = np.ascontiguousarray(first.transpose(1, 0, 2).reshape(first.shape[1], -1))
+        self._first_bias = np.ascontiguousarray(bias.reshape(-1))
+
+    @staticmethod
+    def _activate(h: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``h * sigmoid(h)``, in place."""
+        gate = np.maximum(h, _STEEP)
+        np.negative(gate, out=gate)
+        np.exp(gate, out=gate)
+        gate += _ONE
+        h /= gate
+        return h
+
+    def members(self, x: Array) -> Array:
+        """What each network adds to the ridge regression: ``(networks, n)``."""
+        count, width = self.layers[0][0].shape[0], self.layers[0][0].shape[2]
+        h = x.astype(np.float32) @ self._first
+        h += self._first_bias
+        h = self._activate(h).reshape(len(x), count, width).transpose(1, 0, 2)
+        for w, b in self.layers[1:-1]:
+            h = np.matmul(h, w)
+            h += b
+            h = self._activate(h)
+        w, b = self.layers[-1]
+        return np.asarray(np.matmul(h, w) + b, np.float64)[:, :, 0]
+
+    def predict(self, x: Array) -> Array:
+        """See :meth:`Learner.predict`."""
+        out = self.linear.predict(x)
+        count = len(self.layers[0][0])
+        for start in range(0, len(x), _CHUNK):
+            out[start : start + _CHUNK] += self.members(x[start : start + _CHUNK]).sum(axis=0) / count
+        return out
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`Learner.arrays`."""
+        out = dict(self.linear.arrays())
+        for i, (w, b) in enumerate(self.layers):
+            out |= {f"w{i}": w, f"b{i}": b}
+        return out
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Network:
+        """From :meth:`arrays`."""
+        depth = sum(1 for name in a if name.startswith("w") and name[1:].isdigit())
+        return cls(Linear.from_arrays(a), [(a[f"w{i}"], a[f"b{i}"]) for i in range(depth)])
+
+
+KINDS: dict[str, Any] = {"linear": Linear, "gaussian": Gaussian, "network": Network}
+"""Learners by the name that a bundle gives them."""

@@ -1,0 +1,174 @@
+"""The learned parts of a family's model: power, and the correction that a few rows of a new device teach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wattline.predictors.intervals import Intervals
+from wattline.predictors.learners import KINDS, Learner, Scaler
+from wattline.predictors.power import Limits, log_odds, watts
+from wattline.predictors.training import fit_learner
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+State = tuple[dict[str, Any], dict[str, "NDArray[Any]"]]
+
+
+def learner_state(learner: Learner) -> State:
+    """Kind and arrays of a learner."""
+    return {"kind": learner.kind}, learner.arrays()
+
+
+def learner_from(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Learner:
+    """The learner of :func:`learner_state`."""
+    made: Learner = KINDS[facts["kind"]].from_arrays(arrays)
+    return made
+
+
+def join(parts: Mapping[str, State]) -> State:
+    """Several states as one, names prefixed."""
+    facts = {name: part[0] for name, part in parts.items()}
+    return facts, {f"{name}/{k}": v for name, part in parts.items() for k, v in part[1].items()}
+
+
+def part_of(name: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of one part of :func:`join`."""
+    return {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
+
+
+@dataclass
+class PowerPart:
+    """Power as log-odds between idle and cap.
+
+    Attributes:
+        limits: idle and cap by device.
+        scaler: of the utilisation features.
+        learner: of the log-odds, from the time features and the utilisation.
+        spread: intervals of log power.
+        energy: intervals of log energy, where errors of time and power meet.
+        prior: a part whose log-odds this one corrects, or ``None``.
+    """
+
+    limits: Limits
+    scaler: Scaler
+    learner: Learner
+    spread: Intervals
+    energy: Intervals
+    prior: PowerPart | None = None
+
+    def odds(self, x: Array, use: Array) -> Array:
+        """Log-odds of power for time features ``x (n, d)`` and utilisation ``use (n, 6)``."""
+        out = self.learner.predict(np.hstack([x, self.scaler(use)]))
+        return out + self.prior.odds(x, use) if self.prior else out
+
+    @classmethod
+    def fit(
+        cls,
+        x: Array,
+        use: Array,
+        power: Array,
+        time_error: Array,
+        *,
+        limits: Limits,
+        ends: tuple[Array, Array],
+        fold: NDArray[np.int64],
+        classes: NDArray[Any],
+        seed: int,
+        drop: list[NDArray[np.int64]],
+        effort: float = 1.0,
+        prior: PowerPart | None = None,
+    ) -> PowerPart:
+        """From rows with measured power.
+
+        Args:
+            x: standardised time features ``(n, d)``.
+            use: utilisation ``(n, 6)``, computed with *predicted* times, as it will be when asked.
+            power: watts ``(n,)``.
+            time_error: log(measured / held-out prediction) of time ``(n,)``.
+            limits: idle and cap by device.
+            ends: idle and cap of each row.
+            fold: fold of each row.
+            classes: class of each row, for the intervals.
+            seed, drop, effort: see :func:`wattline.predictors.training.fit_learner`.
+            prior: a part to correct.
+        """
+        idle, cap = ends
+        target = log_odds(power, idle, cap)
+        start = prior.odds(x, use) if prior else np.zeros(len(power))
+        scaler = Scaler.fit(use)
+        both = np.hstack([x, scaler(use)])
+        fitted = fit_learner(both, target - start, fold, seed=seed, drop=drop, effort=effort)
+        error = np.log(power / watts(fitted.held_out + start, idle, cap))
+        spread = Intervals.fit(x, error, classes)
+        energy = Intervals.fit(x, error + time_error, classes)
+        return cls(limits, scaler, fitted.learner, spread, energy, prior)
+
+    def state(self) -> State:
+        """Facts and arrays."""
+        parts: dict[str, State] = {
+            "scaler": ({}, self.scaler.arrays()),
+            "learner": learner_state(self.learner),
+            "spread": self.spread.state(),
+            "energy": self.energy.state(),
+        }
+        if self.prior:
+            parts["prior"] = self.prior.state()
+        facts, arrays = join(parts)
+        return {**facts, "limits": {k: list(v) for k, v in self.limits.known.items()}}, arrays
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> PowerPart:
+        """From :meth:`state`."""
+        return cls(
+            Limits({k: (float(a), float(b)) for k, (a, b) in facts["limits"].items()}),
+            Scaler.from_arrays(part_of("scaler", arrays)),
+            learner_from(facts["learner"], part_of("learner", arrays)),
+            Intervals.from_state(facts["spread"], part_of("spread", arrays)),
+            Intervals.from_state(facts["energy"], part_of("energy", arrays)),
+            cls.from_state(facts["prior"], part_of("prior", arrays)) if "prior" in facts else None,
+        )
+
+
+@dataclass
+class Correction:
+    """What a few rows of a device taught: an addition to the log of time, and its own intervals.
+
+    Attributes:
+        devices: devices that it holds for.
+        learner: the addition.
+        spread: intervals of log time.
+        power: power of these devices, where it was measured.
+        rows: how many rows taught it.
+    """
+
+    devices: tuple[str, ...]
+    learner: Learner
+    spread: Intervals
+    power: PowerPart | None
+    rows: int
+
+    def state(self) -> State:
+        """Facts and arrays."""
+        parts = {"learner": learner_state(self.learner), "spread": self.spread.state()}
+        if self.power:
+            parts["power"] = self.power.state()
+        facts, arrays = join(parts)
+        return {**facts, "devices": list(self.devices), "rows": self.rows}, arrays
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Correction:
+        """From :meth:`state`."""
+        return cls(
+            tuple(facts["devices"]),
+            learner_from(facts["learner"], part_of("learner", arrays)),
+            Intervals.from_state(facts["spread"], part_of("spread", arrays)),
+            PowerPart.from_state(facts["power"], part_of("power", arrays)) if "power" in facts else None,
+            int(facts["rows"]),
+        )

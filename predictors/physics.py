@@ -1,0 +1,147 @@
+"""The analytical side of a prediction: the physical bound, and the features in which kernels of all devices agree.
+
+Every formula here is written once against a tiny namespace of functions, ``ONE`` (floats) or ``MANY`` (numpy
+arrays), so that a single estimate and a batch of a million rows follow the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wattline.device import DeviceSpec
+from wattline.workmodels import WorkModel
+
+TINY = 1e-12
+"""Seconds below which no term matters; keeps logarithms finite."""
+WARM_REGIMES = frozenset({"", "hot", "eager"})
+"""Regimes whose inputs may lie in the last-level cache ('' is a table that does not say)."""
+
+
+class One:
+    """Functions of plain floats."""
+
+    log2 = staticmethod(math.log2)
+    ceil = staticmethod(math.ceil)
+    least = staticmethod(min)
+    most = staticmethod(max)
+
+    @staticmethod
+    def where(condition: Any, yes: Any, no: Any) -> Any:
+        """``yes`` where the condition holds, else ``no``."""
+        return yes if condition else no
+
+
+class Many:
+    """The same functions, element-wise on numpy arrays."""
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self.log2: Any = np.log2
+        self.ceil: Any = np.ceil
+        self.least: Any = np.minimum
+        self.most: Any = np.maximum
+        self.where: Any = np.where
+
+
+class Machine:
+    """The constants of one device that formulas read, with stand-ins for what its specification leaves out.
+
+    Attributes:
+        spec: the device.
+        rates: FLOP/s by rate format, filled on demand.
+        bandwidth: main memory, bytes/s, or 0 where unknown.
+        link: bytes/s one way between peers; of a device without one, its PCIe.
+        units: cores or multiprocessors over which tiles are spread; 1 on a CPU, whose scheduling is not tiled so.
+    """
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        self.spec = spec
+        self.rates: dict[str, float] = {}
+        self.bandwidth = spec.bandwidth or 0.0
+        self.cache = spec.l2_bytes or 0.0
+        self.link = spec.link_bandwidth or 0.0
+        self.base_link = self.link or spec.pcie_bandwidth or 1e9
+        self.tiled = spec.kind != "cpu"
+        self.units = float(spec.sm_count or 1) if self.tiled else 1.0
+
+    def rate(self, fmt: str) -> float:
+        """FLOP/s for a rate format; see :meth:`wattline.device.DeviceSpec.rate` for what it raises."""
+        if fmt not in self.rates:
+            self.rates[fmt] = self.spec.rate(fmt)[0]
+        return self.rates[fmt]
+
+
+@dataclass
+class Terms:
+    """Seconds that each resource needs for some work, and the bound that follows.
+
+    Attributes:
+        compute: FLOPs over the rate.
+        memory: all compulsory bytes over the bandwidth of main memory.
+        link: bytes over the link.
+        bound: the least time that physics allows: their maximum, less what a warm cache may have served.
+        bound_memory: the part of ``memory`` that the bound counts.
+        moved: compulsory bytes.
+        rounds: message rounds of a collective.
+        bound_link: the part of ``link`` that the bound counts: 0 where the speed of the link is not known.
+    """
+
+    compute: Any
+    memory: Any
+    link: Any
+    bound: Any
+    bound_memory: Any
+    moved: Any
+    rounds: Any
+    bound_link: Any
+
+
+def terms_of(model: WorkModel, params: Mapping[str, Any], machine: Machine, warm: bool, xp: Any) -> Terms:
+    """The time that each resource needs at least.
+
+    Args:
+        model: the work model of the operation.
+        params: its parameters, numbers or arrays of one shape.
+        machine: the device.
+        warm: inputs may lie in the last-level cache: then only the bytes that cannot fit in it must come from main
+            memory. (:func:`wattline.work.bound` with ``cached=True`` leaves them all out; a footprint beyond the
+            cache is bounded here by what exceeds it.)
+        xp: ``ONE`` or ``MANY``.
+
+    Raises:
+        UnsupportedError: the device has no rate for a format of this work.
+    """
+    work = model(params)
+    compute: Any = 0.0
+    for fmt, count in work.flops.items():
+        compute = compute + count / machine.rate(fmt)
+    moved: Any = work.bytes_read.get("device", 0.0) + work.bytes_written.get("device", 0.0)
+    memory: Any = 0.0
+    bound_memory: Any = 0.0
+    if machine.bandwidth:
+        memory = moved / machine.bandwidth
+        bound_memory = xp.most(moved - machine.cache, 0.0) / machine.bandwidth if warm else memory
+    link: Any = 0.0
+    for name, count in work.link_bytes.items():
+        speed = machine.spec.pcie_bandwidth or machine.base_link if name == "pcie" else machine.base_link
+        link = link + count / speed
+    known = machine.link or "pcie" in work.link_bytes
+    bound_link = link if known else 0.0
+    bound = xp.most(xp.most(compute, bound_memory), bound_link)
+    rounds = sum(work.messages.values()) if work.messages else 0.0
+    return Terms(compute, memory, link, bound, bound_memory, moved, rounds, bound_link)
+
+
+ONE = One()
+_many: list[Many] = []
+
+
+def many() -> Many:
+    """The array namespace; made on first use, so that importing this module loads no numpy."""
+    if not _many:
+        _many.append(Many())
+    return _many[0]

@@ -1,0 +1,176 @@
+"""Rows as numbers: the plan that a set of words gives, and the features that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wattline.predictors.base import Base, Curve
+from wattline.predictors.families import Family
+from wattline.predictors.physics import TINY, WARM_REGIMES, Machine, Terms, terms_of
+from wattline.predictors.table import FLAGS, Words, complete
+from wattline.workmodels import WorkModel, work_model
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+BASE_NAMES = ("log_floor_share", "floor_share", "log_base")
+"""Features that every family ends with: how much of the base is launch floor, and the base itself."""
+
+
+@dataclass
+class Plan:
+    """Everything that the words of a row decide, worked out once.
+
+    Attributes:
+        words: the words.
+        machine: the device.
+        model: the work model.
+        fixed: text parameters of the work model.
+        warm: inputs may lie in the cache.
+        curve: launch floor, or latency and share of the link.
+        hot: one-hot part of the features ``(c,)``.
+        unseen: columns whose word no training row had.
+    """
+
+    words: Words
+    machine: Machine
+    model: WorkModel
+    fixed: dict[str, Any]
+    warm: bool
+    curve: Curve
+    hot: Array
+    unseen: tuple[str, ...]
+
+
+@dataclass
+class Physics:
+    """The analytical figures of rows: terms, base, numeric features, and octaves outside the trained ranges."""
+
+    terms: Terms
+    busy: Any
+    alpha: Any
+    base: Any
+    features: list[Any]
+    outside: Any
+
+
+class Encoder:
+    """Turns rows of one family into features.
+
+    Attributes:
+        family: the family.
+        base: its curves.
+        extras: numeric parameters beyond the family's, with the value that stands in where absent.
+        categories: (column, word) of each one-hot feature, in order.
+        ranges: smallest and largest trained value of each numeric parameter.
+    """
+
+    def __init__(
+        self, family: Family, base: Base, extras: Mapping[str, float], categories: Sequence[tuple[str, str]]
+    ) -> None:
+        self.family, self.base, self.extras = family, base, dict(extras)
+        self.categories = list(categories)
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self._index = {pair: i for i, pair in enumerate(self.categories)}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all features, in order."""
+        words = [f"{column}={word}" for column, word in self.categories]
+        return [*self.family.names, *BASE_NAMES, *(f"log_{name}" for name in self.extras), *words]
+
+    @property
+    def numeric(self) -> int:
+        """How many features are not one-hot."""
+        return len(self.family.names) + len(BASE_NAMES) + len(self.extras)
+
+    @property
+    def collective(self) -> bool:
+        """Whether latency and bandwidth are looked up by number of ranks."""
+        return self.family.name == "collectives"
+
+    def plan(self, words: Words, machine: Machine) -> Plan:
+        """The plan of one set of words."""
+        hot = np.zeros(len(self.categories))
+        unseen = []
+        for column, word in words.categories():
+            index = self._index.get((column, word))
+            if index is None:
+                unseen.append(column)
+            else:
+                hot[index] = 1.0
+        seen = {column for column, _ in self.categories}
+        # A word that every training row had and this one lacks is just as new.
+        unseen += [c for c in seen - {column for column, _ in words.categories()} if c not in ("regime", "data")]
+        fixed: dict[str, Any] = {k: v == "true" if k in FLAGS else v for k, v in words.others}
+        return Plan(
+            words=words,
+            machine=machine,
+            model=work_model(words.op),
+            fixed={**fixed, "dtype": words.dtype},
+            warm=words.regime in WARM_REGIMES,
+            curve=self.base.find(self.collective, words.op, words.device, words.regime),
+            hot=hot,
+            unseen=tuple(dict.fromkeys(unseen)),
+        )
+
+    def physics(self, plan: Plan, numbers: Mapping[str, Any], xp: Any, *, many: bool) -> Physics:
+        """The analytical figures and numeric features.
+
+        Args:
+            plan: what the words decide.
+            numbers: numeric parameters: floats, or arrays of one shape.
+            xp: the namespace of functions.
+            many: whether the numbers are arrays.
+        """
+        given = complete(numbers, self.family.params, plan.words.op, many=many)
+        rest = {k: v for k, v in numbers.items() if k not in given}
+        whole = {k: v for k, v in rest.items() if not np.isnan(v).any()}
+        terms = terms_of(plan.model, {**whole, **given, **plan.fixed}, plan.machine, plan.warm, xp)
+        busy, features = self.family.features(given, terms, plan.machine, xp)
+        position = xp.log2(given["world_size"]) if self.collective else 0.0
+        alpha, beta, extra = plan.curve(position)
+        linked = beta * busy
+        base = alpha + linked + extra * linked / (linked + extra + TINY)
+        share = alpha / base
+        features += [xp.log2(share), share, xp.log2(base)]
+        for name, stand_in in self.extras.items():
+            value = rest.get(name, stand_in)
+            value = np.where(np.isnan(value), stand_in, value) if many else stand_in if math.isnan(value) else value
+            features.append(xp.log2(1.0 + abs(value)))
+        outside: Any = 0.0
+        for name, (lo, hi) in self.ranges.items():
+            value = given[name] if name in given else whole.get(name)
+            if value is not None:
+                octave = xp.log2(1.0 + abs(value))
+                outside = xp.most(outside, xp.most(octave - math.log2(1 + hi), math.log2(1 + lo) - octave))
+        return Physics(terms, busy, alpha, base, features, xp.where(outside > 1e-9, outside, 0.0))
+
+    def matrix(self, plan: Plan, features: list[Any], n: int) -> Array:
+        """Features of ``n`` rows as a matrix, one-hot part included."""
+        out = np.empty((n, self.numeric + len(plan.hot)))
+        for i, column in enumerate(features):
+            out[:, i] = column
+        out[:, self.numeric :] = plan.hot
+        return out
+
+    def state(self) -> dict[str, Any]:
+        """Plain facts."""
+        categories = [list(c) for c in self.categories]
+        ranges = {k: list(v) for k, v in self.ranges.items()}
+        return {"base": self.base.state(), "extras": self.extras, "categories": categories, "ranges": ranges}
+
+    @classmethod
+    def from_state(cls, family: Family, facts: Mapping[str, Any]) -> Encoder:
+        """From :meth:`state`."""
+        categories = [(str(a), str(b)) for a, b in facts["categories"]]
+        out = cls(family, Base.from_state(facts["base"]), facts["extras"], categories)
+        out.ranges = {k: (float(lo), float(hi)) for k, (lo, hi) in facts["ranges"].items()}
+        return out
