@@ -114,14 +114,21 @@ def _finite(out: Any) -> bool:
     return all(bool(torch.isfinite(piece).all()) for piece in flat.split(16 * CHUNK))
 
 
-def _distance(out: Any, ref: Any) -> float:
-    """The larger of the relative error in norm and the (weighted) relative error of the worst element."""
+def _distance(out: Any, ref: Any, least: float = 0.0) -> float:
+    """The larger of the relative error in norm and the (weighted) relative error of the worst element.
+
+    Args:
+        out: what was computed.
+        ref: what is right.
+        least: the norm of the reference counts as at least this. A signed sum is as large as the norm of its terms
+            only on average; where few sums nearly cancel, errors must be held against the terms.
+    """
     import torch
 
     difference = (out - ref).abs()
     if not bool(difference.any()):
         return 0.0
-    size = float(torch.linalg.vector_norm(ref))
+    size = max(float(torch.linalg.vector_norm(ref)), least)
     if size == 0.0:
         return float("inf")
     in_norm = float(torch.linalg.vector_norm(difference)) / size
@@ -164,7 +171,9 @@ def _projection_errors(a: Any, b: Any, out: Any) -> list[float]:
         for i in range(0, batch, together):
             some = slice(i, i + together)
             right = _sums(b[some].double(), signs)
-            errors.append(_distance(_sums(out[some].double(), signs), a[some].double() @ right))
+            terms = out[some].double()
+            least = float(torch.linalg.vector_norm(terms))
+            errors.append(_distance(_sums(terms, signs), a[some].double() @ right, least))
         return errors
     return [_projection_error(a[i], b[i], out[i], signs) for i in range(batch)]
 
@@ -175,7 +184,7 @@ def _projection_error(a: Any, b: Any, out: Any, signs: Any) -> float:
     right = _project(b, signs)
     step = max(1, CHUNK // a.shape[1])
     pieces = [a[i : i + step].double() @ right for i in range(0, a.shape[0], step)]
-    return _distance(_project(out, signs), torch.cat(pieces))
+    return _distance(_project(out, signs), torch.cat(pieces), _norm(out))
 
 
 def _project(matrix: Any, signs: Any) -> Any:
@@ -184,6 +193,15 @@ def _project(matrix: Any, signs: Any) -> Any:
 
     step = max(1, CHUNK // matrix.shape[1])
     return torch.cat([_sums(matrix[i : i + step].double(), signs) for i in range(0, matrix.shape[0], step)])
+
+
+def _norm(matrix: Any) -> float:
+    """Frobenius norm in double precision, of some rows at a time."""
+    import torch
+
+    step = max(1, CHUNK // matrix.shape[1])
+    parts = [torch.linalg.vector_norm(matrix[i : i + step].double()) for i in range(0, matrix.shape[0], step)]
+    return float(torch.linalg.vector_norm(torch.stack(parts)))
 
 
 def _sums(values: Any, signs: Any) -> Any:

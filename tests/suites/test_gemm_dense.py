@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wattline.errors import ParamError
@@ -83,6 +83,7 @@ def test_every_fill_is_right(dtype: str, data: str) -> None:
 
 
 @settings(max_examples=60)
+@example(m=1, n=3, k=203, dtype="bf16", layout="nt", full=False)  # its three elements nearly cancel in a signed sum
 @given(
     m=st.integers(1, 70),
     n=st.integers(1, 300),
