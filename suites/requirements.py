@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from wattline.record import Reason
+from wattline.reasons import Reason
 from wattline.suites.workload import Machine, ParamValues, Requirement
 
 

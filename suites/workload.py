@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wattline.errors import unknown_name
 from wattline.params import Params, Value
-from wattline.record import Reason
-from wattline.work import Work
-from wattline.workmodels import work_of
+from wattline.reasons import Reason
+
+if TYPE_CHECKING:
+    from wattline.work import Work
 
 ParamValues = Mapping[str, Value]
 
@@ -135,6 +136,8 @@ class Workload(ABC):
 
     def work(self, p: ParamValues) -> Work:
         """FLOPs and bytes; by default the registered work model of the operation."""
+        from wattline.workmodels import work_of
+
         return work_of(self.op, p)
 
     def footprint(self, p: ParamValues) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,7 +48,10 @@ def evaluate(text: str, values: Mapping[str, Value]) -> bool:
         UnknownNameError: it names no parameter.
     """
     try:
-        tree = ast.parse(text, mode="eval")
+        with warnings.catch_warnings():
+            # `1if m else 2` and the like: odd, and either understood or refused below.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"cannot read the condition {text!r}", why=str(error)) from None
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from wattline.case import Case
 from wattline.errors import SchemaError, UnknownNameError
+from wattline.reasons import Reason as Reason  # noqa: PLC0414 - part of the vocabulary of records
 from wattline.stats import TimeStats
 from wattline.work import Work
 
@@ -48,14 +49,6 @@ FLAGS: dict[str, str] = {
 
 DISQUALIFYING = frozenset({"above_bound", "check_failed"})
 """Flags that keep a record away from every predictor and every headline."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a case has no figure: a code for programs, a sentence for people."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from wattline.params import Choice, Constraint, DType, Int, Params, Value
-from wattline.record import Reason
+from wattline.reasons import Reason
 from wattline.suites.gemm import shapes
-from wattline.suites.gemm.checks import compare, tolerance
 from wattline.suites.registry import workload
 from wattline.suites.requirements import cuda, torch_at_least, when
 from wattline.suites.workload import BuildContext, Kernel, Machine, ParamValues, Requirement, Workload
-from wattline.workmodels.gemm import out_format
 
 FP8 = ("fp8_e4m3", "fp8_e5m2")
 HALF = ("bf16", "fp16")
@@ -167,6 +165,8 @@ class DenseGemm(Workload):
         """
         import torch
 
+        from wattline.workmodels.gemm import out_format
+
         set_precision(str(p["dtype"]), str(p["acc"]))
         batch, m, n, k = (_int(p, name) for name in ("batch", "m", "n", "k"))
         dtype, layout = str(p["dtype"]), str(p["layout"])
@@ -201,6 +201,9 @@ class DenseGemm(Workload):
 
     def check(self, p: ParamValues, kernel: Kernel, result: Any) -> tuple[float, float, str]:
         """See :meth:`Workload.check`; the method is :func:`wattline.suites.gemm.checks.compare`."""
+        from wattline.suites.gemm.checks import compare, tolerance
+        from wattline.workmodels.gemm import out_format
+
         a, b = kernel.inputs["a"], kernel.inputs["b"]
         allowed = tolerance(
             str(p["dtype"]),

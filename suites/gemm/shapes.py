@@ -13,7 +13,6 @@ from typing import Any
 
 from wattline.errors import ParamError, UsageError, unknown_name
 from wattline.ranges import parse_range
-from wattline.suites.models import get_model
 from wattline.units import parse_number
 
 Sizes = str | int | Sequence[str | int]
@@ -57,6 +56,8 @@ def skinny(
     seen: set[tuple[int, int, int]] = set()
     known: set[str] = set()
     found: set[str] = set()
+    from wattline.suites.models import get_model
+
     for name in (models,) if isinstance(models, str) else models:
         model = get_model(name)
         degrees = [degree for degree in _sizes(tp) if model.divides(degree)]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wattline.errors import unknown_name
-from wattline.work import Work
 
-WorkModel = Callable[[Mapping[str, Any]], Work]
+if TYPE_CHECKING:
+    from wattline.work import Work
+
+WorkModel = Callable[[Mapping[str, Any]], "Work"]
 
 _BUILT_IN: dict[str, str] = {
     "attention.decode": "attention:decode",
