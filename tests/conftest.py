@@ -32,7 +32,7 @@ def shared_eval() -> Path:
     """The evaluation folder beside the checkout; a test that needs it is skipped where it is absent."""
     folder = ROOT.parent / "shared" / "eval"
     if not (folder / "devices.json").is_file():
-        pytest.skip("the evaluation data (../shared/eval) is not on this machine")
+        pytest.skip("the public measurements are not beside this checkout (shared/eval)")
     return folder
 
 
