@@ -18,6 +18,10 @@ from wattline.errors import DeviceError, UnsupportedError
 
 Call = Callable[[], Any]
 
+_LONGEST_HOLD_S = 0.02
+_GAPS = 0.02  # share of a batch that gaps between kernels may take unmentioned
+_DRIVES = ("set_device", "get_device_properties", "synchronize", "mem_get_info", "memory_reserved", "empty_cache")
+
 
 class Timer(ABC):
     """Times a batch of calls.
@@ -72,13 +76,14 @@ class EventTimer(Timer):
     fires, so that short kernels run back to back and the host's launch cost stays out.
 
     Attributes:
-        launch_bound: the last batch took the host longer to enqueue than the hold lasted: the figure may hold
-            gaps between kernels.
+        launch_bound: in the last batch the device outran the host, and gaps between kernels may make up more than
+            2 % of its time.
     """
 
     name = "device events"
     min_batch_s = 500e-6  # events tick at about 0.5 us (CUDA runtime API, cudaEventElapsedTime)
-    max_batch_calls = 512  # the launch queue holds about a thousand entries before the host blocks
+    # A stream takes about a thousand launches before the host must wait, and a call may launch several kernels.
+    max_batch_calls = 256
 
     def __init__(self, device: AcceleratorDevice) -> None:
         import torch
@@ -86,22 +91,29 @@ class EventTimer(Timer):
         self._device = device
         self._begin = torch.Event(device.torch_device, enable_timing=True)
         self._end = torch.Event(device.torch_device, enable_timing=True)
-        self._enqueue_s = 0.0
+        self._call_s = 0.0  # what the host took to enqueue a call of the last batch
         self.launch_bound = False
 
     def time(self, calls: Sequence[Call]) -> float:
         """See :meth:`Timer.time`."""
-        # Hold for as long as the last batch took to enqueue, and half as much again.
-        held = self._device.hold(1.5 * self._enqueue_s + 20e-6)
+        # Hold for as long as enqueuing should take, and half as much again. Where the launch queue is full the host
+        # waits for the hold itself, and each would be longer than the last: hence the limit.
+        self._device.hold(min(1.5 * self._call_s * len(calls) + 20e-6, _LONGEST_HOLD_S))
         begin = time.perf_counter_ns()
         self._begin.record()
         for call in calls:
             call()
         self._end.record()
-        self._enqueue_s = (time.perf_counter_ns() - begin) * 1e-9
-        self.launch_bound = held < self._enqueue_s
+        enqueue_s = (time.perf_counter_ns() - begin) * 1e-9
+        # Asked of the device, not of the hold's length, which follows a clock that changes.
+        outrun = self._begin.query()
         self._end.synchronize()
-        return float(self._begin.elapsed_time(self._end)) * 1e-3
+        took = float(self._begin.elapsed_time(self._end)) * 1e-3
+        self._call_s = enqueue_s / max(1, len(calls))
+        # A host that enqueues faster than the device runs is waited for once, a slower one at every call.
+        gaps_s = self._call_s if enqueue_s < 0.5 * took else enqueue_s
+        self.launch_bound = bool(outrun) and gaps_s > _GAPS * took
+        return took
 
 
 class Device(ABC):
@@ -238,26 +250,28 @@ class CpuDevice(Device):
 
 
 class AcceleratorDevice(Device):
-    """Any accelerator of ``torch.accelerator``: CUDA, ROCm, XPU ...
+    """Any accelerator of ``torch.accelerator`` with an interface like CUDA's: CUDA, ROCm, XPU ...
 
     Raises:
-        UnsupportedError: torch sees no accelerator, or not that many.
+        UnsupportedError: torch sees no such accelerator, or not that many.
     """
 
     def __init__(self, index: int = 0) -> None:
         import torch
 
-        if not torch.accelerator.is_available():
-            raise UnsupportedError("no accelerator", why="torch sees none", code="no_accelerator")
+        kind = _accelerator_kind()
+        if not kind:
+            raise UnsupportedError("no accelerator", why="torch sees none that we can drive", code="no_accelerator")
         count = torch.accelerator.device_count()
         if not 0 <= index < count:
             raise UnsupportedError(
                 f"no accelerator number {index}", why=f"torch sees {count}", code="no_accelerator"
             )
         self.index = index
-        self.kind = torch.accelerator.current_accelerator().type
-        self._module = getattr(torch, self.kind)  # torch.cuda, torch.xpu ...
+        self.kind = kind
+        self._module = getattr(torch, kind)  # torch.cuda, torch.xpu ...
         self._cycles_per_s = 0.0
+        self._capture_stream: Any = None
         self._module.set_device(index)
 
     @property
@@ -303,9 +317,9 @@ class AcceleratorDevice(Device):
         return int(free) + int(cached)
 
     def cache_bytes(self) -> int:
-        """See :meth:`Device.cache_bytes`."""
+        """See :meth:`Device.cache_bytes`. What torch reports is the L2; behind it there may be a larger cache."""
         reported = int(getattr(self.properties, "L2_cache_size", 0))
-        return reported or int(self.spec().l2_bytes or 64 * 2**20)
+        return max(reported, int(self.spec().l2_bytes or 0)) or 64 * 2**20
 
     def hold(self, seconds: float) -> float:
         """See :meth:`Device.hold`: torch's spin kernel, on CUDA and ROCm."""
@@ -319,26 +333,39 @@ class AcceleratorDevice(Device):
         return seconds
 
     def _calibrate(self, spin: Callable[[int], None]) -> float:
-        """Cycles that the spin kernel counts per second, at the clock of the moment."""
+        """Cycles that the spin kernel counts per second, at the highest clock seen: an idle device needs time to
+        raise it, and a hold that ends too soon is worse than one that lasts.
+        """
         import torch
 
         begin = torch.Event(self.torch_device, enable_timing=True)
         end = torch.Event(self.torch_device, enable_timing=True)
-        cycles = 1_000_000
-        spin(cycles)
-        begin.record()
-        spin(cycles)
-        end.record()
-        end.synchronize()
-        return cycles / (float(begin.elapsed_time(end)) * 1e-3)
+        cycles, fastest, spent = 1_000_000, 0.0, 0.0
+        while spent < 0.05:
+            begin.record()
+            spin(cycles)
+            end.record()
+            end.synchronize()
+            took = float(begin.elapsed_time(end)) * 1e-3
+            fastest, spent = max(fastest, cycles / took), spent + took
+        return fastest
 
     def capture(self, calls: Sequence[Call]) -> Call:
         """See :meth:`Device.capture`."""
-        if not hasattr(self._module, "CUDAGraph"):
+        module = self._module
+        if not hasattr(module, "CUDAGraph"):
             return super().capture(calls)
-        graph = self._module.CUDAGraph()
+        # cuBLAS has a workspace per stream. First needed during a capture, it would come from the graph's own memory
+        # and keep that from being freed; so the stream that captures, always the same, runs each call once before.
+        if self._capture_stream is None:
+            self._capture_stream = module.Stream(self.index)
         self.synchronize()
-        with self._module.graph(graph):
+        with module.stream(self._capture_stream):
+            for call in dict.fromkeys(calls):
+                call()
+        self.synchronize()
+        graph = module.CUDAGraph()
+        with module.graph(graph, stream=self._capture_stream):
             for call in calls:
                 call()
         self.synchronize()
@@ -363,8 +390,21 @@ class AcceleratorDevice(Device):
         return super().is_sticky(error)
 
 
+def _accelerator_kind() -> str:
+    """The type of the accelerator that torch sees, empty where there is none or its module lacks what we need
+    (Apple's ``torch.mps``).
+    """
+    import torch
+
+    if not torch.accelerator.is_available():
+        return ""
+    kind = str(torch.accelerator.current_accelerator().type)
+    module = getattr(torch, kind, None)
+    return kind if all(hasattr(module, name) for name in _DRIVES) else ""
+
+
 def open_device(name: str = "auto") -> Device:
-    """The device of that name: ``"auto"`` (an accelerator where torch sees one, else the CPU), ``"cpu"``,
+    """The device of that name: ``"auto"`` (an accelerator where we can drive one, else the CPU), ``"cpu"``,
     ``"cuda"``, ``"cuda:1"`` ...
 
     Raises:
@@ -372,18 +412,16 @@ def open_device(name: str = "auto") -> Device:
     """
     if name == "cpu":
         return CpuDevice()
-    import torch
-
+    found = _accelerator_kind()
     if name == "auto":
-        return AcceleratorDevice() if torch.accelerator.is_available() else CpuDevice()
-    kind, _, number = name.partition(":")
-    if not torch.accelerator.is_available():
-        raise UnsupportedError(
-            f"no device {name!r}", why="torch sees no accelerator", todo="use --device cpu or auto", code="no_device"
-        )
-    device = AcceleratorDevice(int(number) if number.isdigit() else 0)
-    if device.kind != kind:
-        raise UnsupportedError(
-            f"no device {name!r}", why=f"torch drives {device.kind} here", todo="use --device auto", code="no_device"
-        )
-    return device
+        return AcceleratorDevice() if found else CpuDevice()
+    kind, colon, number = name.partition(":")
+    if not found:
+        why, todo = "torch sees no accelerator that we can drive", "use --device cpu or auto"
+    elif found != kind:
+        why, todo = f"torch drives {found} here", "use --device auto"
+    elif colon and not number.isdecimal():
+        why, todo = f"{number!r} is no number", f"use --device {kind}:0"
+    else:
+        return AcceleratorDevice(int(number or 0))
+    raise UnsupportedError(f"no device {name!r}", why=why, todo=todo, code="no_device")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,9 +17,26 @@ torch = pytest.importorskip("torch")
 
 
 class Backend:
-    """A device with a queue, played on a clock of its own: launches cost the host, kernels cost the device."""
+    """A device with a queue, played on a clock of its own: launches cost the host, kernels cost the device.
 
-    def __init__(self, *, launch_s: float = 5e-6, can_sleep: bool = True) -> None:
+    The host waits while ``depth`` launches are queued; the device counts ``idle_hz`` cycles a second until it has
+    been busy for 10 ms, and 1e9 from then on.
+    """
+
+    name = "NVIDIA H200"
+    l2_bytes = 60 * 2**20
+    memory_bytes = int(141e9)
+
+    def __init__(
+        self, *, launch_s: float = 5e-6, can_sleep: bool = True, depth: int = 10**9, idle_hz: float = 1e9
+    ) -> None:
+        self.depth = depth
+        self.queue: deque[float] = deque()  # when each launch will have run
+        self.idle_hz = idle_hz
+        self.busy_s = 0.0
+        self.log: list[str] = []
+        self.stream_now = "default"
+        self.Stream, self.CUDAGraph = self.new_stream, self.new_graph
         self.host_ns = 0
         self.device_s = 0.0  # when the device will have finished all that is queued
         self.launch_s = launch_s
@@ -33,7 +52,7 @@ class Backend:
 
     def get_device_properties(self, index: int) -> Any:
         return types.SimpleNamespace(
-            name="NVIDIA H200", total_memory=int(141e9), L2_cache_size=60 * 2**20, multi_processor_count=132,
+            name=self.name, total_memory=self.memory_bytes, L2_cache_size=self.l2_bytes, multi_processor_count=132,
             major=9, minor=0,
         )  # fmt: skip
 
@@ -56,12 +75,40 @@ class Backend:
 
     # The simulation
     def spin(self, cycles: int) -> None:
-        self.held.append(cycles / 1e9)
-        self.launch(cycles / 1e9)
+        seconds = cycles / (self.idle_hz if self.busy_s < 0.01 else 1e9)
+        self.held.append(seconds)
+        self.launch(seconds)
 
     def launch(self, kernel_s: float) -> None:
         self.host_ns += round(self.launch_s * 1e9)
+        while self.queue and self.queue[0] <= self.host_ns * 1e-9:
+            self.queue.popleft()
+        if len(self.queue) >= self.depth:
+            self.host_ns = round(self.queue.popleft() * 1e9)
+        self.busy_s += kernel_s
         self.device_s = max(self.device_s, self.host_ns * 1e-9) + kernel_s
+        self.queue.append(self.device_s)
+
+    # Graphs
+    def new_stream(self, index: int) -> str:
+        self.log.append("new stream")
+        return f"side stream of {index}"
+
+    @contextmanager
+    def stream(self, stream: str) -> Iterator[None]:
+        self.stream_now, before = stream, self.stream_now
+        yield
+        self.stream_now = before
+
+    def new_graph(self) -> Any:
+        return types.SimpleNamespace(replay=lambda: self.log.append("replay"))
+
+    @contextmanager
+    def graph(self, graph: Any, stream: str) -> Iterator[None]:
+        with self.stream(stream):
+            self.log.append("capture")
+            yield
+            self.log.append("captured")
 
     def event(self, device: Any = None, *, enable_timing: bool = False) -> Any:
         backend = self
@@ -72,6 +119,9 @@ class Backend:
             def record(self) -> None:
                 backend.device_s = max(backend.device_s, backend.host_ns * 1e-9)
                 self.at = backend.device_s
+
+            def query(self) -> bool:
+                return self.at <= backend.host_ns * 1e-9
 
             def synchronize(self) -> None:
                 backend.synchronize()
@@ -124,7 +174,74 @@ def test_long_kernels_need_no_long_hold(backend: Callable[..., Backend]) -> None
     timer = EventTimer(AcceleratorDevice())
     for _ in range(3):
         assert timer.time(kernels(device, 1e-3, 10)) == pytest.approx(10e-3, rel=0.01)
-    assert max(device.held[2:]) < 1e-3
+    assert max(device.held[-3:]) < 1e-3
+
+
+def test_long_kernels_are_not_launch_bound_even_without_a_hold(backend: Callable[..., Backend]) -> None:
+    device = backend(can_sleep=False)
+    timer = EventTimer(AcceleratorDevice())
+    for seconds, count in ((1e-3, 1), (20e-6, 100)):
+        timer.time(kernels(device, seconds, count))
+        assert not timer.launch_bound, (seconds, count)
+    timer.time(kernels(device, 20e-6, 1))  # one launch of 5 us in front of 20 us
+    assert timer.launch_bound
+
+
+def test_a_hold_lasts_although_the_clock_was_low_when_it_was_calibrated(backend: Callable[..., Backend]) -> None:
+    made = backend(idle_hz=0.2e9)
+    device = AcceleratorDevice()
+    assert device.hold(2e-3) == 2e-3
+    assert made.held[-1] == pytest.approx(2e-3, rel=0.02)
+
+
+def test_a_full_launch_queue_does_not_lengthen_the_hold_without_end(backend: Callable[..., Backend]) -> None:
+    device = backend(depth=100)
+    timer = EventTimer(AcceleratorDevice())
+    for _ in range(50):
+        took = timer.time(kernels(device, 2e-6, 256))
+    assert timer.launch_bound  # the host waited for the device: said, not hidden
+    assert device.held[-1] <= 0.02
+    assert took < 0.01
+
+
+def test_the_hold_follows_the_number_of_calls(backend: Callable[..., Backend]) -> None:
+    device = backend(launch_s=5e-6)
+    timer = EventTimer(AcceleratorDevice())
+    timer.time(kernels(device, 2e-6, 10))
+    assert timer.time(kernels(device, 2e-6, 250)) == pytest.approx(500e-6, rel=0.05)
+    assert not timer.launch_bound
+
+
+def test_a_graph_is_captured_on_a_stream_that_has_run_its_calls(backend: Callable[..., Backend]) -> None:
+    made = backend()
+    device = AcceleratorDevice(1)
+    calls = [lambda name=name: made.log.append(f"{name} on {made.stream_now}") for name in "ab"]
+    for _ in range(2):
+        made.log.clear()
+        replay = device.capture(calls * 2)
+        side = "side stream of 1"
+        once = [f"a on {side}", f"b on {side}"]
+        assert [line for line in made.log if line != "new stream"] == [*once, "capture", *once, *once, "captured"]
+        replay()
+        assert made.log[-1] == "replay"
+    assert "new stream" not in made.log  # the second capture uses the stream of the first
+    assert made.stream_now == "default"
+
+
+def test_a_cache_behind_the_l2_counts(backend: Callable[..., Backend]) -> None:
+    made = backend()
+    made.name, made.l2_bytes, made.memory_bytes = "AMD Instinct MI300X", 4 * 2**20, int(192e9)
+    device = AcceleratorDevice()
+    assert device.spec().id == "mi300x"
+    assert device.cache_bytes() == 256_000_000  # the Infinity Cache
+
+
+def test_an_accelerator_that_we_cannot_drive_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: types.SimpleNamespace(type="mps"))
+    assert open_device("auto").kind == "cpu"
+    with pytest.raises(UnsupportedError, match="no accelerator that we can drive"):
+        open_device("mps")
 
 
 def test_a_listed_accelerator_is_recognised(backend: Callable[..., Backend]) -> None:
@@ -171,6 +288,8 @@ def test_open_device_by_name(backend: Callable[..., Backend]) -> None:
     assert open_device("cuda:1").index == 1
     with pytest.raises(UnsupportedError, match="torch drives cuda here"):
         open_device("xpu")
+    with pytest.raises(UnsupportedError, match="'first' is no number"):
+        open_device("cuda:first")
 
 
 def test_a_machine_without_accelerator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
