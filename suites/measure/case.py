@@ -261,11 +261,17 @@ def classify(error: BaseException) -> tuple[str, Reason]:
 
     text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
     lowered = str(error).lower()
-    memory_words = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+    memory_words = (
+        "can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "status_alloc_failed"
+    )  # fmt: skip
+    # The second and third are torch's and cuBLAS's ways to say it, the last that of a build for other devices.
+    missing_words = (
+        "not implemented for", "not supported", "is only supported", "status_not_supported", "no kernel image"
+    )  # fmt: skip
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in lowered for w in memory_words):
         return "out_of_memory", Reason("out_of_memory", text)
     if isinstance(error, DeviceError):
         return "failed", Reason("device_error", str(error))
-    if isinstance(error, NotImplementedError) or "not implemented for" in lowered or "not supported" in lowered:
+    if isinstance(error, NotImplementedError) or any(w in lowered for w in missing_words):
         return "unsupported", Reason("not_implemented", f"torch has no such kernel here: {text}")
     return "failed", Reason("kernel_error", text)
