@@ -107,7 +107,12 @@ REQUIRES: tuple[Requirement, ...] = (
         "fp8_alignment",
         "the GPU wants n and k to be multiples of 16 for fp8",
     ),
-    # torch's own rules for _int_mm on a GPU.
+    # torch's own rules for _int_mm on a GPU, and cuBLASLt's.
+    _needs(
+        lambda p, m: _nvidia(m) and _int8(p) and str(p["layout"])[0] == "t",
+        "int8_layout",
+        "cuBLAS multiplies int8 only with A row-major: layout must be nn or nt",
+    ),
     _needs(
         lambda p, m: _nvidia(m) and _int8(p) and m.sm < 75,
         "old_device",
