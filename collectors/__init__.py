@@ -2,7 +2,8 @@
 
 Nothing is imported here, so that asking for one instrument loads only that one:
 
-- :mod:`wattline.collectors.device`: the CPU and accelerators behind one interface, with their timers.
+- :mod:`wattline.collectors.device`: the CPU and accelerators behind one interface.
+- :mod:`wattline.collectors.timers`: their clocks.
 - :mod:`wattline.collectors.telemetry`: clocks, load and throttling beside a measurement.
 - :mod:`wattline.collectors.energy`: the interface of energy sensors, and why there may be none.
 - :mod:`wattline.collectors.environment`: the snapshot that a run keeps of its conditions.

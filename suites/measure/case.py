@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from wattline.case import Case
-from wattline.collectors.device import Device, Timer
+from wattline.collectors.device import Device
 from wattline.collectors.energy import EnergySensor
 from wattline.collectors.telemetry import Telemetry
+from wattline.collectors.timers import Timer
 from wattline.device import DeviceSpec
 from wattline.errors import DeviceError, UnsupportedError
 from wattline.params import Value

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from wattline.collectors.device import Call, Timer
+from wattline.collectors.timers import Call, Timer
 from wattline.suites.measure.stopping import stopping
 from wattline.suites.settings import MeasureSettings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wattline.collectors.device import HostTimer
+from wattline.collectors.timers import HostTimer
 from wattline.suites.measure.loop import Ring, sample, warm_up
 from wattline.suites.settings import MeasureSettings
 

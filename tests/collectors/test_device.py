@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from wattline.collectors.device import AcceleratorDevice, CpuDevice, EventTimer, HostTimer, open_device
+from wattline.collectors.device import AcceleratorDevice, CpuDevice, open_device
+from wattline.collectors.timers import EventTimer, HostTimer
 from wattline.errors import DeviceError, UnsupportedError
 
 torch = pytest.importorskip("torch")
@@ -141,7 +142,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Backend]:
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
         monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: types.SimpleNamespace(type="cuda"))
-        monkeypatch.setattr("wattline.collectors.device.time.perf_counter_ns", lambda: made.host_ns)
+        monkeypatch.setattr("wattline.collectors.timers.time.perf_counter_ns", lambda: made.host_ns)
         return made
 
     return install
@@ -303,7 +304,7 @@ def test_a_machine_without_accelerator_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_host_timer_counts_what_its_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([1_000, 251_000, 0, 7_000])
-    monkeypatch.setattr("wattline.collectors.device.time.perf_counter_ns", lambda: next(ticks))
+    monkeypatch.setattr("wattline.collectors.timers.time.perf_counter_ns", lambda: next(ticks))
     ran: list[int] = []
     assert HostTimer().time([lambda: ran.append(1)] * 3) == pytest.approx(250e-6)
     assert len(ran) == 3

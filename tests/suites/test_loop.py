@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.collectors.device import Call, Timer
+from wattline.collectors.timers import Call, Timer
 from wattline.stats import median_interval
 from wattline.suites.measure.loop import Ring, Samples, calls_per_sample, sample, warm_up
 from wattline.suites.measure.stopping import Precise, StableNoise, TimeLimit, stopping

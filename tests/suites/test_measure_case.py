@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from wattline.case import Case
-from wattline.collectors.device import Call, CpuDevice, HostTimer, Timer
+from wattline.collectors.device import CpuDevice
 from wattline.collectors.energy import NoEnergySensor
 from wattline.collectors.telemetry import NullTelemetry
+from wattline.collectors.timers import Call, HostTimer, Timer
 from wattline.device import Ceilings, DeviceSpec
 from wattline.errors import DeviceError
 from wattline.record import Reason, Record
