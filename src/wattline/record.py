@@ -183,8 +183,8 @@ class Record:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The codes of its validity flags."""
-        return tuple(f.code for f in self.measurement.flags) if self.measurement else ()
+        """The codes of its validity flags, each once: two causes may raise the same flag."""
+        return tuple(dict.fromkeys(f.code for f in self.measurement.flags)) if self.measurement else ()
 
     @property
     def valid(self) -> bool:

@@ -146,6 +146,18 @@ def test_what_a_predictor_may_learn_from(make_record: MakeRecord) -> None:
     assert (empty.valid, empty.time_s, empty.efficiency, empty.flags) == (False, None, None, ())
 
 
+def test_two_causes_of_one_flag_are_one_flag(make_record: MakeRecord) -> None:
+    """Counts of flags are counts of records; both messages stay with the measurement."""
+    record = make_record()
+    assert record.measurement is not None
+    flags = (Flag("foreign_process", "steal"), Flag("noisy", "wide"), Flag("foreign_process", "others"))
+    record = dataclasses.replace(record, measurement=dataclasses.replace(record.measurement, flags=flags))
+    assert record.flags == ("foreign_process", "noisy")
+    again = Record.from_json(record.to_json())
+    assert again.measurement is not None
+    assert again.measurement.flags == flags
+
+
 def test_variants_are_records_of_their_own(make_record: MakeRecord) -> None:
     assert make_record(variant="a").identity != make_record(variant="b").identity
     assert make_record().identity == (make_record().case.key, "")
