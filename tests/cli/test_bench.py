@@ -86,6 +86,7 @@ def test_ctrl_c_on_a_terminal_gives_130_and_a_command_that_goes_on(tmp_path: Pat
     run = Run(folder)
     assert run.state == "interrupted"
     before, missing = list(run.records()), run.missing()
+    lines = (folder / "records.jsonl").read_bytes()
     assert before
     assert missing
     command = text[text.rindex("do: ") + 4 :].splitlines()[0].strip()
@@ -100,7 +101,8 @@ def test_ctrl_c_on_a_terminal_gives_130_and_a_command_that_goes_on(tmp_path: Pat
     assert more.stdout == ""
     after = list(Run(folder).records())
     assert len({r.identity for r in after}) == len(after) > len(before)
-    assert after[: len(before)] == before
+    # Line for line: bounds are not in question, for going on may find a higher ceiling of the machine.
+    assert (folder / "records.jsonl").read_bytes().startswith(lines)
 
 
 def _rest(leader: int) -> bytes:
