@@ -26,7 +26,7 @@ from wattline.run import Run
 
 def test_csv_has_one_line_per_record_and_keeps_every_digit(run_folder: Path, tmp_path: Path) -> None:
     done = export_run(run_folder, "csv", tmp_path / "run.csv")
-    table = pd.read_csv(tmp_path / "run.csv")
+    table = pd.read_csv(tmp_path / "run.csv", float_precision="round_trip")  # older pandas rounds otherwise
     records = list(Run(run_folder).records())
     assert (done.written, done.left_out) == (len(records), 0) == (7, 0)
     assert list(table["key"]) == [r.case.key for r in records]
@@ -106,7 +106,10 @@ def test_statistics_are_those_of_pytest_benchmark(samples: list[float]) -> None:
     for name, value in theirs.as_dict().items():
         if name in ("stddev", "stddev_outliers", "outliers", "mean", "total", "ops", "iqr_outliers"):
             continue  # sums in another order: compared below
+        if name == "hd15iqr":
+            continue  # up to 5.3.0 the first datum beyond the fence; ours is the last one within it
         assert ours[name] == pytest.approx(value, rel=1e-12), name
+    assert ours["hd15iqr"] == max(x for x in samples if x <= ours["q3"] + 1.5 * ours["iqr"])
     for name in ("mean", "total", "ops"):
         assert ours[name] == pytest.approx(getattr(theirs, name), rel=1e-9)
     assert ours["stddev"] == pytest.approx(theirs.stddev, rel=1e-6, abs=1e-9 * ours["max"])

@@ -30,6 +30,14 @@ def loaded(*args: str, cwd: Path) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
+@pytest.fixture(scope="module")
+def of_typer() -> set[str]:
+    """The top-level modules that typer loads on its own."""
+    code = "import sys, typer; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -45,10 +53,11 @@ def loaded(*args: str, cwd: Path) -> set[str]:
     ],
     ids=" ".join,
 )
-def test_loads_nothing_heavy(args: list[str], tmp_path: Path) -> None:
+def test_loads_nothing_heavy(args: list[str], tmp_path: Path, of_typer: set[str]) -> None:
     modules = loaded(*args, cwd=tmp_path)
     assert not modules & HEAVY
-    assert "rich" not in modules  # plain text into a pipe
+    # Plain text into a pipe. Older versions of typer load rich themselves, whatever is asked of them.
+    assert "rich" not in modules - of_typer
 
 
 def test_help_imports_no_command(tmp_path: Path) -> None:
