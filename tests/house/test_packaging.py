@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -98,6 +100,30 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
+
+
+@pytest.mark.slow
+def test_the_source_archive_holds_the_whole_repository(project_root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("build", reason="building an archive needs the package `build` (extra: test)")
+    if shutil.which("git") is None or not (project_root / ".git").exists():
+        pytest.skip("what belongs to the repository is asked of git, and this is no git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=False, cwd=project_root)
+    if listed.returncode != 0:
+        pytest.skip(f"git does not list the files: {listed.stderr.strip()}")
+    files = {name for name in listed.stdout.split("\0") if (project_root / name).is_file()}
+    for name in files:
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(project_root / name, tmp_path / "tree" / name)
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--skip-dependency-check"]
+    command += ["--outdir", str(tmp_path), str(tmp_path / "tree")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd="/")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    assert files <= names
+    made = {name for name in names - files if not name.startswith("wattline.egg-info/")}
+    assert made == {"PKG-INFO", "setup.cfg"}
 
 
 @pytest.mark.slow
