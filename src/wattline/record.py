@@ -75,6 +75,13 @@ class Check:
     passed: bool
     method: str
 
+    def __eq__(self, other: object) -> bool:
+        """Field by field; figures that are unknown (NaN) are the same on both sides."""
+        return _same(self, other) if isinstance(other, Check) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.tolerance, self.passed, self.method))
+
 
 @dataclass(frozen=True)
 class Energy:
@@ -140,6 +147,13 @@ class Measurement:
     telemetry: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
     check: Check | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Field by field; figures that are unknown (NaN) are the same on both sides."""
+        return _same(self, other) if isinstance(other, Measurement) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.samples_s, self.calls_per_sample, self.stop))
 
 
 @dataclass(frozen=True)
@@ -263,6 +277,12 @@ class Record:
             )
         except (KeyError, TypeError, ValueError, AttributeError, UnknownNameError) as error:
             raise SchemaError("a damaged record", why=f"missing or wrong field: {error}") from None
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two objects of one dataclass hold the same: left to dataclasses, NaN equals itself in tuples, so up to
+    Python 3.12, and not since."""
+    return all(_finite(getattr(one, name)) == _finite(getattr(other, name)) for name in one.__dataclass_fields__)
 
 
 def _finite(value: Any) -> Any:

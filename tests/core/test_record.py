@@ -118,8 +118,24 @@ def test_not_a_number_is_null_on_disk_and_comes_back(make_record: MakeRecord) ->
     assert again.measurement.check.passed is False
     assert math.isnan(again.measurement.first_call_s)
     assert math.isnan(again.measurement.telemetry["host_clock_hz"])
+    assert Record.from_json(line) == again
     assert again.bound_s is None
     assert again.to_json() == line.replace('"bound_s":null,"bound_by":"compute",', "")
+
+
+def test_unknown_figures_are_equal_and_known_ones_compared(make_record: MakeRecord) -> None:
+    measured = make_record().measurement
+    assert measured is not None
+    one, other = (dataclasses.replace(measured, first_call_s=float("nan"), telemetry={"a": float("nan")}) for _ in "12")
+    assert one == other
+    assert one != dataclasses.replace(one, first_call_s=1.0)
+    assert one != dataclasses.replace(one, telemetry={})
+    assert one != dataclasses.replace(one, stop="another reason")
+    assert Check(float("nan"), 1e-5, False, "full") == Check(float("nan"), 1e-5, False, "full")
+    assert Check(1e-6, 1e-5, True, "full") != Check(2e-6, 1e-5, True, "full")
+    assert measured != "another type"
+    assert hash(one) == hash(other)
+    assert len({Check(float("nan"), 1e-5, False, "full"), Check(float("nan"), 1e-5, False, "full")}) == 1
 
 
 def test_samples_keep_seven_digits(make_record: MakeRecord) -> None:
