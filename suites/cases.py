@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,7 +10,7 @@ from typing import Any
 from wattline.axes import axis_values, expand
 from wattline.case import FILLS, REGIMES, Case
 from wattline.errors import UsageError, unknown_name
-from wattline.expressions import evaluate
+from wattline.expressions import evaluate, names_in
 from wattline.formats import BENCH_FORMATS
 from wattline.params import Params, Value
 from wattline.suites.presets import Preset, Sweep
@@ -47,15 +46,15 @@ def check_wanted(
         UnknownNameError: one that is not.
     """
     known_impls = {name for op in ops for name in get(op).implementations}
-    for kind, names, known in (
-        ("implementation", impls, known_impls),
-        ("regime", regimes, REGIMES),
-        ("data fill", fills, FILLS),
-        ("number format", dtypes, BENCH_FORMATS),
+    for kind, names, known, listing in (
+        ("implementation", impls, known_impls, "wattline list"),
+        ("regime", regimes, REGIMES, "wattline list regimes"),
+        ("data fill", fills, FILLS, "wattline list data"),
+        ("number format", dtypes, BENCH_FORMATS, "wattline list formats"),
     ):
         for name in names:
             if name not in known:
-                raise unknown_name(kind, name, known, listing="wattline list")
+                raise unknown_name(kind, name, known, listing=listing)
     return Wanted(tuple(impls), tuple(regimes), tuple(fills), tuple(dtypes))
 
 
@@ -195,22 +194,13 @@ class Conditions:
 
     def __init__(self, texts: Sequence[str], ops: Sequence[str]) -> None:
         known = {name for op in ops for name in _params(op)} | {"op", *CONDITIONS}
-        self._texts = [(text, _names_in(text)) for text in texts]
+        self._texts = [(text, names_in(text)) for text in texts]
         for text, used in self._texts:
             for name in used - known:
-                raise unknown_name(f"parameter in the condition {text!r}", name, known)
+                raise unknown_name("parameter", name, known, where=f" in the condition {text!r}")
 
     def hold(self, case: Case) -> bool:
         """Whether the case meets all of them."""
         values: dict[str, Value] = {**case.params, "op": case.op, "impl": case.impl}
         values |= {"regime": case.regime, "data": case.data}
         return all(used <= values.keys() and evaluate(text, values) for text, used in self._texts)
-
-
-def _names_in(text: str) -> set[str]:
-    try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"cannot read the condition {text!r}", why=str(error)) from None
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}

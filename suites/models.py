@@ -174,5 +174,5 @@ def get_model(name: str) -> Model:
     """
     models = known_models()
     if name not in models:
-        raise unknown_name("model", name, models, listing="wattline list models")
+        raise unknown_name("model", name, models)
     return models[name]

@@ -32,6 +32,7 @@ UNSUPPORTED_S = 0.01
 """An unsupported case costs a record only."""
 
 _SWEEP = "asked for"
+_MOST_LOOKED_AT = 5 * MAX_CASES  # combinations, before conditions: half a minute's work
 
 
 @dataclass(frozen=True)
@@ -123,23 +124,31 @@ def make_plan(
     loaded = load_preset(preset, machine.kind)
     settings = _settings(loaded.measure, measure or {})
     explicit = explicit_ops(ops, given, named=bool(names))
-    tagged: list[tuple[Case, str]] = []
-    for op in ops:
-        if op in explicit:
-            tagged.extend((case, _SWEEP) for case in asked_for(op, given, wanted))
-        elif not explicit or names:
-            tagged.extend(from_preset(op, loaded, given, wanted, needed=bool(names and given)))
     conditions = Conditions(only, ops)
     unique: dict[str, tuple[Case, str]] = {}
-    for case, sweep in tagged:
-        if conditions.hold(case):
-            unique.setdefault(case.key, (case, sweep))
-    if len(unique) > MAX_CASES:
-        raise PlanError(f"the plan has {len(unique):,} cases, more than {MAX_CASES:,}", todo="narrow an axis")
+    found = 0
+    for op in ops:
+        tagged: Iterable[tuple[Case, str]] = ()
+        if op in explicit:
+            tagged = ((case, _SWEEP) for case in asked_for(op, given, wanted))
+        elif not explicit or names:
+            tagged = from_preset(op, loaded, given, wanted, needed=bool(names and given))
+        for case, sweep in tagged:
+            found += 1
+            if conditions.hold(case):
+                unique.setdefault(case.key, (case, sweep))
+            # Asked as they come: an axis of thousands in each of a preset's cases would fill the memory first.
+            if len(unique) > MAX_CASES or found > _MOST_LOOKED_AT:
+                raise PlanError(
+                    f"the plan has more than {MAX_CASES:,} cases"
+                    if len(unique) > MAX_CASES
+                    else f"the conditions leave few of more than {_MOST_LOOKED_AT:,} combinations",
+                    todo="narrow an axis, or give every required parameter with --set",
+                )
     if not unique:
         raise UsageError(
             "nothing is left to run",
-            why=_why_nothing(len(tagged), loaded, ops, wanted, only),
+            why=_why_nothing(found, loaded, ops, wanted, only),
             todo="`wattline plan` without the filters shows what there is",
         )
     kept, refused = _within_memory(unique.values(), machine)

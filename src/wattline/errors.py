@@ -134,20 +134,23 @@ class CasesFailedError(WattlineError):
     exit_code = 1
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str], *, listing: str = "") -> UnknownNameError:
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], *, where: str = "", listing: str = ""
+) -> UnknownNameError:
     """An :class:`UnknownNameError` that names the nearest known spellings.
 
     Args:
         kind: what the name should have named, e.g. ``"op"``.
         name: the name that was given.
         known: all valid names.
+        where: said behind the name, e.g. ``" in the condition 'q > 1'"``.
         listing: a command that lists them, e.g. ``"wattline list"``.
     """
     names = sorted(known)
     near = get_close_matches(str(name), names, n=3, cutoff=0.5)
     shown = ", ".join(near or names[:12]) + (", ..." if not near and len(names) > 12 else "")
     return UnknownNameError(
-        f"unknown {kind} {str(name)!r}",
+        f"unknown {kind} {str(name)!r}{where}",
         why=(f"near it: {shown}" if near else f"known: {shown}") if names else f"no {kind} is known",
         todo=f"`{listing}` lists them" if listing else "",
     )

@@ -12,6 +12,7 @@ import ast
 import operator
 import warnings
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from wattline.errors import ParamError, UsageError, unknown_name
@@ -47,17 +48,33 @@ def evaluate(text: str, values: Mapping[str, Value]) -> bool:
         UsageError: it cannot be read, or uses something outside the small language.
         UnknownNameError: it names no parameter.
     """
-    try:
-        with warnings.catch_warnings():
-            # `1if m else 2` and the like: odd, and either understood or refused below.
-            warnings.simplefilter("ignore", SyntaxWarning)
-            tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"cannot read the condition {text!r}", why=str(error)) from None
+    tree = _read(text)
     try:
         return bool(_eval(tree.body, values, text))
     except (TypeError, ZeroDivisionError, OverflowError, RecursionError) as error:
         raise UsageError(f"cannot evaluate the condition {text!r}", why=str(error)) from None
+
+
+def names_in(text: str) -> set[str]:
+    """The names that an expression uses as values, without those of the functions it calls.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    tree = _read(text)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
+
+
+@lru_cache(maxsize=64)  # a plan asks the same few conditions of every case
+def _read(text: str) -> ast.Expression:
+    try:
+        with warnings.catch_warnings():
+            # `1if m else 2` and the like: odd, and either understood or refused when it is evaluated.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UsageError(f"cannot read the condition {text!r}", why=str(error)) from None
 
 
 def _number(value: Any) -> Any:
@@ -84,7 +101,7 @@ def _eval(node: ast.expr, values: Mapping[str, Value], text: str) -> Any:
             return value
         case ast.Name(id=name):
             if name not in values:
-                raise unknown_name(f"parameter in the condition {text!r}", name, values)
+                raise unknown_name("parameter", name, values, where=f" in the condition {text!r}")
             return values[name]
         case ast.BoolOp(op=op, values=parts):
             return all(map(rec, parts)) if isinstance(op, ast.And) else any(map(rec, parts))

@@ -71,7 +71,7 @@ def test_without_axes_there_is_one_set() -> None:
         ({"fixed": {"m": 1, "mm": 1}}, "unknown parameter of gemm 'mm'"),
         ({"product": {"m": []}}, "'m' has no values"),
         ({"zipped": {"m": []}}, "'m' has no values"),
-        ({"fixed": {"m": 1}, "where": ["q > 1"]}, "unknown parameter in the condition"),
+        ({"fixed": {"m": 1}, "where": ["q > 1"]}, "unknown parameter 'q' in the condition"),
     ],
 )  # fmt: skip
 def test_wrong_sweeps_are_refused(arguments: dict[str, object], message: str) -> None:

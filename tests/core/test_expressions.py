@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wattline.errors import ParamError, UnknownNameError, UsageError
-from wattline.expressions import evaluate
+from wattline.expressions import evaluate, names_in
 
 VALUES = {"m": 64, "n": 100, "share": 0.25, "dtype": "bf16", "causal": True}
 
@@ -126,3 +127,12 @@ def test_agrees_with_python(text: str, m: int, n: int, k: float) -> None:
 def test_any_text_gives_a_verdict_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(UsageError):
         assert evaluate(text, VALUES) in (True, False)
+
+
+def test_the_names_of_a_condition_are_those_of_values_and_odd_spelling_prints_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names_in("min(m, 2*n) <= 8 and dtype != 'k'") == {"m", "n", "dtype"}
+        assert names_in("1if m else 2") == {"m"}  # Python warns of the missing space
+    with pytest.raises(UsageError, match="cannot read the condition"):
+        names_in("m <")

@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import wattline.suites.plan as plan_module
 from wattline.case import REGIMES
 from wattline.errors import ParamError, PlanError, RangeError, UnknownNameError, UsageError
+from wattline.suites.cases import from_preset
 from wattline.suites.plan import Plan, make_plan
 from wattline.suites.workload import Machine
 
@@ -246,3 +250,31 @@ def test_planning_imports_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("only", "says"), [((), "more than 50 cases"), (("m < 0",), "more than 250 combinations")], ids=["plain", "only"]
+)
+def test_a_plan_of_millions_is_refused_before_its_cases_are_made(
+    only: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An axis replaced in every case of a preset multiplies: it must not fill memory and time first."""
+    made = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        nonlocal made
+        for each in from_preset(*args, **kwargs):
+            made += 1
+            yield each
+
+    monkeypatch.setattr(plan_module, "from_preset", counted)
+    monkeypatch.setattr(plan_module, "MAX_CASES", 50)
+    monkeypatch.setattr(plan_module, "_MOST_LOOKED_AT", 250)
+    with pytest.raises(PlanError, match=says):
+        make_plan("smoke", set_={"m": "1:100000:+1"}, only=only, machine=CPU)
+    assert made <= 251
+
+
+def test_a_condition_with_an_unknown_name_says_where() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown parameter 'q' in the condition 'q < 3'"):
+        make_plan("smoke", only=["q < 3"], machine=CPU)
