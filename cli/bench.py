@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +71,11 @@ def command(
     if outcome.state == "interrupted":
         _tell_interrupted(outcome, json=json)
         raise typer.Exit(outcome.exit_code)
-    _finish(outcome, fit=not no_fit, report=not no_report, json=json, quiet=quiet)
+    try:
+        _finish(outcome, fit=not no_fit, report=not no_report, json=json, quiet=quiet)
+    except KeyboardInterrupt:  # while learning or drawing: going on does that again and measures nothing twice
+        outcome = replace(outcome, state="interrupted")
+        _tell_interrupted(outcome, json=json)
     raise typer.Exit(outcome.exit_code)
 
 

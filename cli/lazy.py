@@ -47,6 +47,13 @@ class LazyGroup(TyperGroup):
             self.add_command(TyperCommand(name, help=text, rich_markup_mode=self.rich_markup_mode))
         self._loaded: set[str] = set()
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C becomes Typer's abort, which its caller sees (Typer itself would say nothing)."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that ``args`` begin with, importing it first.
 

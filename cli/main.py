@@ -51,6 +51,21 @@ def build() -> Any:
     return typer.main.get_command(app)
 
 
+def open_streams() -> None:
+    """Give standard streams that the caller closed (``wattline list >&-``) to /dev/null.
+
+    Python has ``None`` in their place, and the next file that is opened gets their descriptor: a record would
+    then stand where a library prints.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -60,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    open_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     # Taken out here, so that it works before and after the command's name.
     debug = "--debug" in args

@@ -143,3 +143,29 @@ def test_newest_unfinished_is_the_one_written_to_last(tmp_path: Path, make_recor
 
 def test_the_resume_command_survives_a_shell() -> None:
     assert shlex.split(resume_command(Path("runs/it's $HOME")))[-1] == "runs/it's $HOME"
+
+
+def test_ctrl_c_while_learning_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "import wattline.predictors.datasets as datasets, wattline.cli.main as m\n"
+        "datasets.fit_run = lambda folder: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(m.main(sys.argv[1:]))\n"
+    )
+
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, "bench", *args], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    done = call(*TINY, "--set", "k=64", "--out", "run")
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-2:] == [
+        "interrupted: 1 of 1 cases are done and kept",
+        "  do: wattline bench --resume --out run",
+    ]
+    assert Run(tmp_path / "run").state == "complete"
+    events = call("--resume", "--out", "run", "--json")
+    assert events.returncode == 130
+    last = json.loads(events.stdout.splitlines()[-1])
+    assert (last["event"], last["state"], last["exit_code"]) == ("finished", "interrupted", 130)

@@ -184,3 +184,25 @@ def test_ctrl_c_outside_a_run_exits_130(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_inside_a_command_says_so(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, wattline.cli.list as listing, wattline.cli.main as m\n"
+        "listing._operations = lambda **_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(m.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "list"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_change_nothing_but_the_output(closed: str, run_folder: Path, tmp_path: Path) -> None:
+    line = f'"{sys.executable}" -m wattline.cli export "{run_folder}" -f csv -o out.csv {closed}'
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout == ("" if ">&-" in closed.split() else "out.csv\n")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 7
