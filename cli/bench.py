@@ -128,7 +128,7 @@ def _start(folder: Path, selection: Selection, *, json: bool, quiet: bool) -> Ou
     with closing(make_observer(json=json, quiet=quiet)) as observer:
         _note_refusals(plan, observer)
         line = shlex.join(["wattline", *sys.argv[1:]])
-        return run_bench(plan, folder, device=selection.device or "auto", observer=observer, command=line)
+        return run_bench(plan, folder, device=selection.device_name, observer=observer, command=line)
 
 
 def _note_refusals(plan: Plan, observer: Observer) -> None:

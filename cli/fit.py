@@ -31,7 +31,7 @@ def command(
         bool, typer.Option("--scores/--no-scores", help="Cross-validate on whole groups of shapes: some more fits.")
     ] = True,
     folds: Annotated[int, typer.Option("--folds", metavar="N", min=2, help="Parts that take turns to be judged.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of folds and fits.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of folds and fits.")] = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -52,7 +52,7 @@ AaOption = Annotated[
     int | None, typer.Option("--aa", metavar="N", help="Measure N cases twice, to see what can be told apart.")
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="N", help="Seed of the order and of the inputs. Default: 0.")
+    int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of the order and of the inputs. Default: 0.")
 ]
 MaxCasesOption = Annotated[int | None, typer.Option("--max-cases", metavar="N", help="No more than N cases.")]
 DeviceOption = Annotated[
@@ -89,6 +89,11 @@ class Selection:
     def preset_name(self) -> str:
         """The preset's name, or its file's without folder and suffix."""
         return Path(self.preset or DEFAULT_PRESET).stem
+
+    @property
+    def device_name(self) -> str:
+        """The device that was asked for; an empty name is a wrong one, not none."""
+        return "auto" if self.device is None else self.device
 
     @property
     def budget_s(self) -> float | None:
@@ -140,7 +145,7 @@ class Selection:
             _preset(self.preset or DEFAULT_PRESET),
             **given,
             budget_s=self.budget_s,
-            machine=machine or machine_facts(self.device or "auto"),
+            machine=machine or machine_facts(self.device_name),
         )
 
 
@@ -168,7 +173,8 @@ def assignments(items: Sequence[str], flag: str) -> dict[str, str]:
         name, equals, value = item.partition("=")
         name, value = name.strip(), value.strip()
         if not (name and equals and value):
-            raise UsageError(f"cannot read {item!r}", why=f"{flag} takes NAME=VALUE", todo="write it like m=512")
+            example = "time_limit_s=0.5" if flag == "--measure" else "m=512"
+            raise UsageError(f"cannot read {item!r}", why=f"{flag} takes NAME=VALUE", todo=f"write it like {example}")
         if name in found:
             raise UsageError(f"{name!r} is given twice", why=f"{found[name]} and {value}", todo="give it once")
         found[name] = value

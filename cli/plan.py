@@ -55,7 +55,7 @@ def command(
     )  # fmt: skip
     from wattline.suites.machine import machine_facts
 
-    machine = machine_facts(selection.device or "auto")
+    machine = machine_facts(selection.device_name)
     plan = selection.plan(machine)
     if json:
         emit_json(_described(plan, machine, each=cases))

@@ -7,6 +7,7 @@ runner reports something, at most some times a second.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -41,7 +42,8 @@ def make_observer(*, json: bool, quiet: bool) -> Quiet:
         return JsonObserver()
     if quiet:
         return Quiet()
-    return BarObserver() if sys.stderr.isatty() else LineObserver()
+    redraws = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")  # Rich draws no bar there
+    return BarObserver() if redraws else LineObserver()
 
 
 def figure(record: Record) -> str:
@@ -53,11 +55,13 @@ def figure(record: Record) -> str:
     if record.work and record.work.total_flops:
         words.append(format_si(record.work.total_flops / stats.median_s, "FLOP/s"))
     if record.efficiency is not None:
-        words.append(f"{100 * record.efficiency:.0f}% of bound")
+        # The ceilings of an unlisted device were probed in a moment and may read low; the run's end raises them.
+        above = record.efficiency > 1.05
+        words.append("above the probed ceiling" if above else f"{100 * record.efficiency:.0f}% of bound")
     if record.measurement.energy is not None:
         words.append(format_si(record.measurement.energy.energy_j, "J"))
     if record.flags:
-        words.append(f"({', '.join(record.flags)})")
+        words.append(f"({', '.join(dict.fromkeys(record.flags))})")  # load by others has two causes and one code
     return ", ".join(words)
 
 

@@ -323,7 +323,7 @@ def open_device(name: str = "auto") -> Device:
         why, todo = "torch sees no accelerator that we can drive", "use --device cpu or auto"
     elif found != kind:
         why, todo = f"torch drives {found} here", "use --device auto"
-    elif colon and not number.isdecimal():
+    elif colon and not (number.isascii() and number.isdigit()):  # never quietly another device than the one asked for
         why, todo = f"{number!r} is no number", f"use --device {kind}:0"
     else:
         return AcceleratorDevice(int(number or 0))

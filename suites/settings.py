@@ -49,7 +49,10 @@ class MeasureSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise ParamError(f"measure.{name} must be a number above zero, not {value!r}")
-        if isinstance(self.min_time_s, bool) or not 0 <= self.min_time_s <= self.time_limit_s:
+        if not isinstance(self.check, bool):
+            raise ParamError(f"measure.check must be true or false, not {self.check!r}")
+        least = self.min_time_s
+        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= self.time_limit_s:
             raise ParamError(
                 f"measure.min_time_s must be from 0 to measure.time_limit_s ({self.time_limit_s:g}), "
                 f"not {self.min_time_s!r}"

@@ -102,3 +102,32 @@ def test_the_figure_of_a_case_without_one_is_its_reason(make_record: Callable[..
     assert figure(record) == "it needs sm_90"
     assert summary(record)["reason_code"] == "old_device"
     assert "time_s" not in summary(record)
+
+
+def test_a_line_names_each_flag_once_and_no_share_of_a_ceiling_that_was_passed(
+    make_record: Callable[..., Any]
+) -> None:
+    from dataclasses import replace
+
+    from wattline.cli.progress import figure
+    from wattline.record import Flag
+
+    record = make_record()
+    assert record.measurement is not None
+    flags = (Flag("foreign_process", "steal"), Flag("foreign_process", "others"), Flag("noisy", "wide"))
+    record = replace(record, measurement=replace(record.measurement, flags=flags))
+    assert figure(record).endswith("(foreign_process, noisy)")
+    time_s = record.measurement.stats.median_s
+    assert "60% of bound" in figure(replace(record, bound_s=0.6 * time_s))
+    beyond = figure(replace(record, bound_s=6 * time_s))
+    assert "600%" not in beyond
+    assert "above the probed ceiling" in beyond
+
+
+@pytest.mark.parametrize(("term", "kind"), [("xterm-256color", "BarObserver"), ("dumb", "LineObserver")])
+def test_a_terminal_that_cannot_redraw_gets_lines(term: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wattline.cli.progress import make_observer
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", term)
+    assert type(make_observer(json=False, quiet=False)).__name__ == kind

@@ -291,6 +291,9 @@ def test_open_device_by_name(backend: Callable[..., Backend]) -> None:
         open_device("xpu")
     with pytest.raises(UnsupportedError, match="'first' is no number"):
         open_device("cuda:first")
+    for wrong in ("cuda:", "cuda:one", "cuda:-1", "cuda:1x"):
+        with pytest.raises(UnsupportedError, match=f"no device '{wrong}'"):
+            open_device(wrong)
 
 
 def test_a_machine_without_accelerator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
