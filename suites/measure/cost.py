@@ -2,8 +2,8 @@
 
 Some formats are a thousand times slower than others on the same machine (half precision on many CPUs). The first
 case of a kind is preceded by a scout, a small case of the same kind; where its speed says that the real one is out
-of reach, larger scouts follow until one is large enough to be believed, because small cases understate the speed of
-large ones.
+of reach, larger scouts follow until one is large enough to be believed and agrees with the one before, because small
+cases understate the speed of large ones, and those that waited for a busy processor most of all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from wattline.params import Value
 from wattline.suites.workload import Workload
 
 BELIEVABLE_S = 0.02
-"""A scout that took this long runs at the speed of larger cases."""
+"""A scout that took this long may run at the speed of larger cases: it does when it agrees with a smaller one."""
+CERTAIN_S = 0.1
+"""A scout that took this long is believed alone: nobody waits that long for a processor three times in a row."""
+STEADY = 2.0
+"""How many times faster than a scout the next larger one may run for the two to agree."""
 _FIRST = 128
 
 
@@ -78,18 +82,24 @@ class CostModel:
         known = self.estimate(case, amount)
         if known is not None and known.call_s <= limit_s:
             return None
+        rate_before: float | None = None
         while True:
             smaller = workload.scout(case.params, size)
             if smaller is None:
                 return None
             scout = Case(case.op, case.impl, smaller, case.regime, case.data)
-            took = run(smaller)
-            self.learn(scout, _amount(workload, smaller), took)
+            took, done = run(smaller), _amount(workload, smaller)
+            self.learn(scout, done, took)
             known = self.estimate(case, amount)
             if known is None or known.call_s <= limit_s:
                 return None
-            if took >= BELIEVABLE_S:
+            # A small scout that waited for a processor (others use the machine) takes as long as a slow one; a
+            # larger one tells them apart: its rate rises in the first case and stays in the second.
+            rate = done / took if took else float("inf")
+            confirmed = rate_before is not None and rate <= STEADY * rate_before
+            if took >= CERTAIN_S or (took >= BELIEVABLE_S and confirmed):
                 return known
+            rate_before = rate
             size *= 2
 
 

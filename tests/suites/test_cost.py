@@ -58,6 +58,19 @@ def test_launch_cost_does_not_condemn_large_cases() -> None:
     assert machine.ran == [128, 256, 512]
 
 
+def test_waiting_for_a_busy_processor_does_not_condemn_a_case() -> None:
+    # 22 ms of waiting around 128^3: alone it says 1.4 s for 512^3, which really takes 3 ms.
+    machine = Machine(100e9, launch_s=0.022)
+    assert affordable(CostModel(), 512, machine) is None
+    assert machine.ran == [128, 256]
+
+
+def test_a_hopeless_machine_is_not_asked_twice() -> None:
+    machine = Machine(1e7)  # 0.4 s for 128^3
+    assert affordable(CostModel(), 2048, machine) is not None
+    assert machine.ran == [128]
+
+
 def test_what_was_measured_is_not_scouted_again() -> None:
     model, machine = CostModel(), Machine(200e9)
     model.learn(case(1024), 2.0 * 1024**3, 0.0107)
