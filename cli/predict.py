@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from wattline.case import FILLS, REGIMES
 from wattline.cli.options import JsonOption, QuietOption, assignments, parameters
 from wattline.cli.output import emit_json
-from wattline.errors import DataError, UsageError, WattlineError, storage_error
+from wattline.errors import DataError, UsageError, WattlineError, storage_error, unknown_name
 
 if TYPE_CHECKING:
     from wattline.predictors.estimate import Estimate
@@ -23,6 +24,12 @@ EXAMPLES = "Example: wattline predict RUN gemm.dense m=4096 n=4096 k=4096 dtype=
 
 CONDITIONS = ("device", "impl", "regime", "data", "dtype")
 """What may be asked beside an operation's parameters; left out where the predictor knows only one."""
+
+_CLOSED = {
+    "regime": ("regime", REGIMES, "wattline list regimes"),
+    "data": ("data fill", FILLS, "wattline list data"),
+}
+"""Conditions with few words: another one is a slip, unless the predictor learned it from a table."""
 
 
 def command(
@@ -91,6 +98,10 @@ def ask(predictor: KernelPredictor, op: str, given: Mapping[str, str], coverage:
         WattlineError: an unknown name, a value out of range, a parameter that is missing.
     """
     conditions: dict[str, Any] = {name: value for name, value in given.items() if name in CONDITIONS}
+    for name, (kind, known, listing) in _CLOSED.items():
+        learned = {word for model in predictor.models_.values() for word in model.seen.get(name, ()) if word}
+        if name in conditions and conditions[name] not in {*known, *learned}:
+            raise unknown_name(kind, conditions[name], {*known, *learned}, listing=listing)
     typed = parameters(op, {name: value for name, value in given.items() if name not in CONDITIONS})
     for name in ("op", "coverage"):
         if name in typed:

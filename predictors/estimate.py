@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wattline.units import format_si, format_time
+from wattline.units import PREFIXES, format_si, format_time
 
 NAN = float("nan")
 
@@ -117,9 +117,14 @@ def _joules(energy: float) -> str:
 
 
 def _interval(lo: float, mid: float, hi: float) -> tuple[str, str, str]:
-    """Ends as plain numbers in the unit of the middle, and the middle with its unit."""
+    """Ends as plain numbers in the unit of the middle, and the middle with its unit; far ends have their own unit."""
     middle = format_time(mid)
     number, unit = middle.split(" ")
-    scale = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}.get(unit, 1.0)
+    exponent = next((power for power, prefix in PREFIXES.items() if f"{prefix}s" == unit), 0)
     decimals = len(number.partition(".")[2])
-    return f"{lo / scale:.{decimals}f}", f"{hi / scale:.{decimals}f}", middle
+
+    def end(value: float) -> str:
+        scaled = value / 10.0**exponent
+        return f"{scaled:.{decimals}f}" if scaled == 0 or 10.0**-decimals <= scaled < 1000 else format_time(value)
+
+    return end(lo), end(hi), middle

@@ -96,7 +96,8 @@ def parse_duration(text: str | int | float) -> float:
     return value
 
 
-_PREFIXES = {15: "P", 12: "T", 9: "G", 6: "M", 3: "k", 0: "", -3: "m", -6: "u", -9: "n"}
+PREFIXES = {15: "P", 12: "T", 9: "G", 6: "M", 3: "k", 0: "", -3: "m", -6: "u", -9: "n"}
+"""SI prefixes by power of ten, as :func:`format_si` uses them."""
 
 
 def format_si(value: float | None, unit: str, *, digits: int = 3) -> str:
@@ -107,8 +108,10 @@ def format_si(value: float | None, unit: str, *, digits: int = 3) -> str:
         return f"0 {unit}".rstrip()
     # Round first, so that 999.6 us is written 1.00 ms and not 1000 us; in decimal, so that no digit is lost.
     rounded = Decimal(f"{value:.{digits - 1}e}")
-    power = min(max(rounded.adjusted() // 3 * 3, min(_PREFIXES)), max(_PREFIXES))
-    return f"{rounded.scaleb(-power):f} {_PREFIXES[power]}{unit}".rstrip()
+    power = min(max(rounded.adjusted() // 3 * 3, min(PREFIXES)), max(PREFIXES))
+    if rounded.adjusted() >= max(PREFIXES) + 6:  # far beyond the prefixes nobody counts digits
+        return f"{rounded:e} {unit}".rstrip()
+    return f"{rounded.scaleb(-power):f} {PREFIXES[power]}{unit}".rstrip()
 
 
 def format_time(seconds: float | None) -> str:

@@ -168,6 +168,14 @@ def test_predict_says_what_the_library_says(told: Callable[..., str], bundle: Pa
     assert str(wanted.explain()) in told("predict", bundle, *words, "--explain")
 
 
+@pytest.mark.parametrize(("word", "known"), [("regime=warm", "near it: "), ("data=uniforn", "near it: uniform")])
+def test_predict_for_a_condition_that_does_not_exist(bundle: Path, word: str, known: str, capsys: Capture) -> None:
+    assert main(["predict", str(bundle), "gemm.dense", "m=64", "n=64", "k=64", "dtype=fp32", word]) == 2
+    said = capsys.readouterr().err
+    assert word.split("=")[1] in said
+    assert "wattline list" in said
+
+
 def test_predict_a_table(told: Callable[..., str], bundle: Path, tmp_path: Path) -> None:
     table = tmp_path / "shapes.csv"
     table.write_text("\ufeffop,m,n,k,dtype\ngemm.dense,64,64,64,fp32\n,4K,512,100,bf16\n", encoding="utf-8")

@@ -18,6 +18,7 @@ import pytest
 from wattline.device import DeviceSpec
 from wattline.errors import DataError, NotFittedError, ParamError, UnknownNameError, UnsupportedError, WattlineError
 from wattline.predictors import KernelPredictor
+from wattline.predictors.estimate import Estimate
 
 ASK: dict[str, Any] = {"m": 700, "n": 800, "k": 900, "dtype": "bf16"}
 
@@ -76,6 +77,23 @@ def test_an_estimate_reads_well(fitted: KernelPredictor) -> None:
     assert f"by {e.bound_by}" in text
     assert set(e.to_dict()) >= {"time_s", "power_w", "energy_j", "bound_by", "question"}
     assert e.question["device"] == "box"
+
+
+@pytest.mark.parametrize(
+    ("times", "text"),
+    [
+        ((1.2e-3, 1.84e-3, 2.5e-3), "1.84 ms [1.20, 2.50]"),
+        ((1.26e-3, 1.84e-3, 1.2993), "1.84 ms [1.26, 1.30 s]"),
+        ((3e-7, 1.84e-3, 2e-3), "1.84 ms [300 ns, 2.00]"),
+        ((1500.0, 2000.0, 2600.0), "2.00 ks [1.50, 2.60]"),
+        ((9.42e33, 1.37e34, 7e55), "1.37e+34 s [9.42e+33 s, 7.00e+55 s]"),
+    ],
+)
+def test_the_ends_of_an_interval_are_in_the_unit_shown(times: tuple[float, float, float], text: str) -> None:
+    lo, mid, hi = times
+    nan = math.nan
+    e = Estimate(mid, lo, hi, nan, nan, nan, nan, nan, nan, lo, "compute", True, "learned", 0.9)
+    assert str(e).startswith(text + ",")
 
 
 def test_an_explanation_adds_up(fitted: KernelPredictor) -> None:
