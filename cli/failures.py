@@ -20,7 +20,9 @@ def show_error(error: Exception, *, debug: bool = False) -> int:
     if isinstance(error, WattlineError):
         return show(error)
     if isinstance(error, OSError):
-        return show(storage_error(error, "opening", error.filename or "a file"))
+        # One without a file's name comes from a stream that was open all along: our output, into a full disk.
+        where = ("opening", error.filename) if error.filename else ("writing", "the output")
+        return show(storage_error(error, *where))
     message = getattr(error, "format_message", None)
     if callable(message):  # click's (or Typer's own) usage errors
         path = getattr(getattr(error, "ctx", None), "command_path", "wattline")

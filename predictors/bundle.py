@@ -37,6 +37,7 @@ SUFFIX = ".wl"
 _HEAD, _MODEL, _ARRAYS = "wattline.json", "model.json", "arrays/"
 _LARGEST = 512 * 2**20
 """Bytes beyond which an unpacked bundle is refused: none of ours comes near, a zip bomb does."""
+_AGAIN = "fit the predictor again, or fetch the file again"
 
 
 def write_bundle(
@@ -93,7 +94,7 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         raise BundleError(
             f"{path} is not a predictor bundle",
             why="it is truncated" if data[:2] == b"PK" else "it is another kind of file",
-            todo="fit the predictor again, or fetch the file again",
+            todo=_AGAIN,
         ) from None
     with archive:
         head = _head(archive, path)
@@ -115,11 +116,12 @@ def _head(archive: zipfile.ZipFile, path: object) -> dict[str, Any]:
         head = json.loads(archive.read(_HEAD))
         form, version = head["format"], head["version"]
     except KeyError:
-        raise BundleError(f"{path} is not a predictor bundle", why=f"it holds no {_HEAD} of ours") from None
+        why = f"it holds no {_HEAD} of ours"
+        raise BundleError(f"{path} is not a predictor bundle", why=why, todo=_AGAIN) from None
     except (ValueError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise _damaged(path, str(error)) from None
     if form != FORMAT or not isinstance(version, int):
-        raise BundleError(f"{path} is not a predictor bundle", why=f"its format is {form!r}")
+        raise BundleError(f"{path} is not a predictor bundle", why=f"its format is {form!r}", todo=_AGAIN)
     if version > VERSION:
         raise BundleError(
             f"the bundle {path} has version {version}",
@@ -149,5 +151,4 @@ def _array(data: bytes) -> NDArray[np.generic]:
 
 
 def _damaged(path: object, why: str) -> BundleError:
-    todo = "fit the predictor again, or fetch the file again"
-    return BundleError(f"the bundle {path} is damaged", why=why, todo=todo)
+    return BundleError(f"the bundle {path} is damaged", why=why, todo=_AGAIN)

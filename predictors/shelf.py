@@ -51,6 +51,8 @@ def load(source: str | os.PathLike[str]) -> KernelPredictor:
         return KernelPredictor.load(path)
     names = shipped()
     if name not in names:
-        raise unknown_name("predictor", name, names)
+        error = unknown_name("predictor", name, names)
+        error.todo = "give a .wl file, or a run folder that `wattline fit` has learned from"
+        raise error
     with resources.as_file(resources.files("wattline.predictors") / "bundles" / f"{name}{SUFFIX}") as file:
         return KernelPredictor.load(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wattline.device import DeviceSpec
-from wattline.errors import DeviceError, UsageError
+from wattline.errors import DeviceError, SchemaError, UsageError
 from wattline.record import Reason, Record
 from wattline.run import PlannedCase, Run, RunWriter, now_iso
 from wattline.stats import aa_analysis
@@ -144,7 +144,10 @@ class _Runner:
         self._writer = writer
         self._observer = observer
         self._budget_s = budget_s
-        plan = writer.manifest["plan"]
+        plan = writer.manifest.get("plan")
+        if not isinstance(plan, Mapping) or not {"settings", "seed"} <= plan.keys():
+            why = "its run.json has no plan with settings and seed"
+            raise SchemaError(f"{writer.path} does not say how it is measured", why=why, todo="start a new run")
         self._refused = {key: Reason(**reason) for key, reason in plan.get("refused", {}).items()}
         self._settings = MeasureSettings.from_dict(plan["settings"])
         self._stop = StopRequests(observer.note)

@@ -162,13 +162,23 @@ def storage_error(error: OSError, doing: str, path: object) -> StorageError:
         return StorageFullError(
             f"no space left while {doing} {path}",
             why=error.strerror or str(error),
-            todo="free some space (or raise the quota or file-size limit) and repeat with --resume; "
+            todo="free some space (or raise the quota or file-size limit) and repeat, bench with --resume; "
             "what was measured before is intact",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        read = doing.startswith("reading")
         return StorageError(
             f"no permission while {doing} {path}",
             why=error.strerror or str(error),
-            todo="choose a folder that you may write to with --out, or change its permissions",
+            todo="ask its owner, or change its permissions"
+            if read
+            else "choose a folder that you may write to with --out, or change its permissions",
         )
-    return StorageError(f"failed while {doing} {path}", why=error.strerror or str(error))
+    wrong_path = error.errno in (
+        errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG
+    )  # fmt: skip
+    return StorageError(
+        f"failed while {doing} {path}",
+        why=error.strerror or str(error),
+        todo="check the path: a part of it is missing, or is not of the kind that is needed" if wrong_path else "",
+    )

@@ -306,12 +306,19 @@ def _measurement_dict(m: Measurement) -> dict[str, Any]:
     return {k: v for k, v in data.items() if v is not None and v not in ([], {})}
 
 
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
 def _measurement(data: dict[str, Any]) -> Measurement:
     values = dict(data)
     values["samples_s"] = tuple(values.get("samples_s", ()))
     telemetry = values.get("telemetry", {})
     values["telemetry"] = {name: math.nan if value is None else value for name, value in telemetry.items()}
     values["stats"] = TimeStats(**values["stats"])
+    wrong = [name for name, value in vars(values["stats"]).items() if not _is_figure(value)]
+    if wrong:
+        raise ValueError(f"stats.{wrong[0]} is no figure")
     values["flags"] = tuple(Flag(**f) for f in values.get("flags", ()))
     if values.get("first_call_s") is None:
         values["first_call_s"] = math.nan

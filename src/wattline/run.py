@@ -150,7 +150,9 @@ class Run:
                             self.warnings.append(warning)
                         continue
                     raise SchemaError(
-                        f"{path}, line {number}: {error.what}", why=error.why, todo=error.todo
+                        f"{path}, line {number}: {error.what}",
+                        why=error.why,
+                        todo=error.todo or "take that line out: `wattline bench --resume` measures its case again",
                     ) from None
 
     def missing(self) -> list[PlannedCase]:
@@ -273,7 +275,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise storage_error(error, "reading", path) from error
     except ValueError as error:
-        raise SchemaError(f"{path} is damaged", why=str(error)) from None
+        raise SchemaError(
+            f"{path} is damaged", why=str(error), todo=f"restore it from a copy; {RECORDS} beside it holds the figures"
+        ) from None
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise SchemaError(f"{path} is not a run manifest", why="it has no schema number")
     if data["schema"] > RUN_SCHEMA:

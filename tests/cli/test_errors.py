@@ -133,6 +133,23 @@ def test_out_without_permission(program: Program, tmp_path: Path) -> None:
     assert "permission" in complaint(program("bench", *PLAN[1:], "--out", "closed/run"))
 
 
+def test_a_full_disk_behind_stdout_is_named_as_such(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "wattline.cli", "list"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "error: no space left while writing the output"
+
+
+def test_going_on_with_a_run_that_lost_its_plan(program: Program, run_folder: Path) -> None:
+    manifest = json.loads((run_folder / "run.json").read_text())
+    del manifest["plan"]
+    (run_folder / "run.json").write_text(json.dumps(manifest))
+    assert "does not say how it is measured" in complaint(program("bench", "--resume", "--out", run_folder))
+
+
 def test_a_run_in_the_folder_already(program: Program, run_folder: Path) -> None:
     assert "--resume" in complaint(program("bench", *PLAN[1:], "--out", run_folder))
 

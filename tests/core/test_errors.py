@@ -104,3 +104,14 @@ def test_other_faults_keep_the_system_text() -> None:
     error = storage_error(OSError(errno.EIO, "Input/output error"), "reading", "/x")
     assert (type(error), error.what, error.why) == (StorageError, "failed while reading /x", "Input/output error")
     assert storage_error(OSError("odd"), "reading", "/x").why == "odd"
+
+
+@pytest.mark.parametrize(("doing", "says"), [("reading", "owner"), ("writing", "--out")])
+def test_advice_on_a_forbidden_file_suits_what_was_done(doing: str, says: str) -> None:
+    error = storage_error(PermissionError(errno.EACCES, "Permission denied"), doing, "/x")
+    assert says in error.todo
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG])
+def test_a_path_that_leads_nowhere_is_to_be_checked(number: int) -> None:
+    assert "check the path" in storage_error(OSError(number, os.strerror(number)), "making", "/x").todo

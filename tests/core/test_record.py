@@ -202,6 +202,17 @@ def test_a_record_of_an_unknown_regime_is_damaged_and_not_a_slip_of_the_user(mak
         Record.from_dict(data)
 
 
+@pytest.mark.parametrize("junk", [None, "1e-3", True, -1e-3, [1e-3]])
+@pytest.mark.parametrize("name", ["median_s", "lo_s", "p99_s", "n"])
+def test_statistics_that_are_no_figures_are_damage(make_record: MakeRecord, name: str, junk: object) -> None:
+    """Found when the record is read, not by whoever divides by it later."""
+    data = json.loads(make_record().to_json())
+    data["measurement"]["stats"][name] = junk
+    with pytest.raises(SchemaError, match="damaged record") as caught:
+        Record.from_dict(data)
+    assert f"stats.{name}" in caught.value.why
+
+
 def _paths(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     return [at] * bool(at) + [path for key, value in inner for path in _paths(value, (*at, key))]
