@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ settings.register_profile(
     "wattline", deadline=None, max_examples=100, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("wattline")
+
+# The simulated sensors, for every room's tests: `from wattline_sim.sources import ...`. A package without a file, so
+# that the folders of the tests themselves stay off the path.
+_SIM = types.ModuleType("wattline_sim", "Simulated sensors whose truth is known.")
+_SIM.__path__ = [str(ROOT / "tests" / "sim")]
+sys.modules.setdefault("wattline_sim", _SIM)
+from wattline_sim.fixtures import nvml_library, simulated_gpus, simulated_rapl  # noqa: E402, F401 - fixtures
 
 
 @pytest.fixture(scope="session")
