@@ -10,5 +10,5 @@ Nothing is imported here, so that asking for one instrument loads only that one:
 - :mod:`wattline.collectors.doctor`: what this machine has, lacks, and how to get it.
 - :mod:`wattline.collectors.host`: reading `/proc`, `/sys` and control groups; shared by the above.
 - :mod:`wattline.collectors.counters`: the kernel's counters of load, quota, heat and clocks.
-- :mod:`wattline.collectors.nvml`: whether NVIDIA's management library answers; shared by the above.
+- :mod:`wattline.collectors.energy.nvml_probe`: whether NVIDIA's management library answers; shared by the above.
 """

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from wattline.collectors import host
-from wattline.collectors.energy import EnergySensor, find_energy_sensor
-from wattline.collectors.nvml import NvmlState, probe_nvml
+from wattline.collectors.energy import EnergySensor, MeteredSensor, find_energy_sensor
+from wattline.collectors.energy.nvml_probe import NvmlState, probe_nvml
 from wattline.collectors.telemetry import FOREIGN_LIMIT, MIN_SPAN_S, HostTelemetry
 from wattline.units import format_bytes, format_si, format_time
 
@@ -84,7 +84,7 @@ def inspect_machine(
         ("devices", "cpu", lambda: _cpu(root)),
         ("devices", "accelerators", lambda: _accelerators(root, deep)),
         ("sensors", "cpu energy", lambda: _energy("cpu energy", find_energy_sensor("cpu", root))),
-        ("sensors", "gpu energy", lambda: _energy("gpu energy", find_energy_sensor("gpu", root, nvml=nvml))),
+        ("sensors", "gpu energy", lambda: _gpu_energy(root, nvml)),
         ("sensors", "temperatures", lambda: _temperatures(root)),
         ("sensors", "heat events", lambda: _heat(root)),
         ("clocks", "timer", lambda: _timer(root)),
@@ -168,10 +168,14 @@ def _accelerators(root: str, deep: bool) -> Iterator[Finding]:
 
 def _energy(name: str, sensor: EnergySensor) -> Iterator[Finding]:
     with sensor:
+        if isinstance(sensor, MeteredSensor):
+            yield _readable(name, sensor)
+            return
         if sensor.reason is None:
             yield Finding("sensors", name, "ok", sensor.source)
             return
-        present = sensor.reason.code.endswith(("_not_built", "_forbidden", "_hidden"))
+        # There, but not to be read by this user or in this state: more can be done about it than about a lack.
+        present = sensor.reason.code.endswith(("_forbidden", "_hidden", "_no_permission", "_failed", "_lost"))
         yield Finding(
             "sensors",
             name,
@@ -180,6 +184,32 @@ def _energy(name: str, sensor: EnergySensor) -> Iterator[Finding]:
             "times only: no joules for it",
             sensor.remedy,
         )
+
+
+def _gpu_energy(root: str, nvml: Callable[[], NvmlState]) -> Iterator[Finding]:
+    """One finding per GPU."""
+    state = nvml()
+    for index in range(max(1, len(state.gpus))):
+        name = "gpu energy" if index == 0 else f"gpu {index} energy"
+        yield from _energy(name, find_energy_sensor("gpu", root, index=index, nvml=lambda: state))
+
+
+def _readable(name: str, sensor: MeteredSensor) -> Finding:
+    """What will be read, what checks it, and how well its behaviour is known."""
+    first = sensor.sources[0]
+    detail = [first.label]
+    if len(sensor.sources) > 1:
+        detail.append(f"then {', '.join(source.field for source in sensor.sources[1:])}")
+    window = sensor.window()
+    found = "calibrated" if first.profile.calibrated else "from public measurements, not of this machine"
+    detail.append(f"a new value every {format_time(first.profile.period_s)} ({found})")
+    detail.append(f"{window.measured_s:g} s window, {window.lead_in_s:.3g} s lead-in")
+    cost = sensor.note
+    if cost or not first.profile.calibrated:
+        cost = cost or "windows and intervals rest on priors; every figure says so"
+        remedy = "" if first.profile.calibrated else "wattline calibrate"
+        return Finding("sensors", name, "limited" if sensor.note else "ok", "; ".join(detail), cost, remedy)
+    return Finding("sensors", name, "ok", "; ".join(detail))
 
 
 def _temperatures(root: str) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from wattline import __version__
 from wattline.collectors import host
-from wattline.collectors.nvml import NvmlState, probe_nvml
+from wattline.collectors.energy.nvml_probe import NvmlState, probe_nvml
 
 SCHEMA = 1
 

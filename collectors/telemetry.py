@@ -2,7 +2,7 @@
 
 A :class:`Telemetry` is started before the measured part and stopped after it; the result holds means as columns
 (SI units in their names), validity flags, and why a column is missing. :class:`NullTelemetry` stands in where
-there is none, so that callers never branch.
+there is none, so that callers never branch. GPUs are watched by :mod:`wattline.collectors.gpu_telemetry`.
 
 :class:`HostTelemetry` reads the kernel's counters once at the start and once at the stop. There is no thread and no
 polling, so nothing disturbs the measurement in between. Its columns:
@@ -23,16 +23,19 @@ polling, so nothing disturbs the measurement in between. Its columns:
 from __future__ import annotations
 
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from wattline.collectors import counters
-from wattline.errors import SensorError
+from wattline.errors import DeviceError, SensorError
 from wattline.record import Flag
+from wattline.trace import Moment
+from wattline.trace import Series as Series  # noqa: PLC0414 - what a telemetry gives
 
 FOREIGN_LIMIT = 0.05
 """Share of all processors' time above which other processes, or the hypervisor, raise a flag."""
@@ -45,25 +48,6 @@ MIN_FOREIGN_TICKS = 4
 
 
 @dataclass(frozen=True)
-class Series:
-    """A quantity over time, for traces.
-
-    Attributes:
-        times_s: seconds since the start, rising.
-        values: one per time, in the unit that the column's name ends with.
-    """
-
-    times_s: tuple[float, ...]
-    values: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.times_s) != len(self.values):
-            raise SensorError(
-                "a series that does not fit together", why=f"{len(self.times_s)} times, {len(self.values)} values"
-            )
-
-
-@dataclass(frozen=True)
 class TelemetryResult:
     """What was seen between start and stop.
 
@@ -71,8 +55,9 @@ class TelemetryResult:
         means: value by column name; the name ends with the unit.
         flags: reservations about the measurement.
         missing: why a column is not there, by column name.
-        series: quantities over time; only of instruments that sample.
+        series: quantities over time since the start; only of instruments that sample.
         span_s: seconds between start and stop.
+        origin: the instant that the series count from, where there are any.
     """
 
     means: Mapping[str, float] = field(default_factory=dict)
@@ -80,6 +65,7 @@ class TelemetryResult:
     missing: Mapping[str, str] = field(default_factory=dict)
     series: Mapping[str, Series] = field(default_factory=dict)
     span_s: float = 0.0
+    origin: Moment | None = None
 
 
 class Telemetry(ABC):
@@ -89,7 +75,10 @@ class Telemetry(ABC):
 
     Attributes:
         result: of the last stop.
+        polls: whether it reads while the measurement runs, and so may disturb it.
     """
+
+    polls = False
 
     def __init__(self) -> None:
         self.result = TelemetryResult()
@@ -117,6 +106,9 @@ class Telemetry(ABC):
         self._running = False
         self.result = self._end()
         return self.result
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Give back what it holds; it may be called twice."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -310,25 +302,43 @@ class HostTelemetry(Telemetry):
             flags.append(Flag("throttled_quota", f"the CPU quota ran out in {periods} periods: {within}"))
 
 
-def telemetry_for(kind: str) -> Telemetry:
-    """The telemetry of a device kind.
+def telemetry_for(kind: str, index: int = 0, *, binding: Any = None) -> Telemetry:
+    """The telemetry of a device.
+
+    For accelerators the host is watched too, since it launches the kernels. Where the accelerator itself cannot be
+    watched, the column ``device_clock_hz`` is missing with the reason.
 
     Args:
-        kind: ``"cpu"``, or an accelerator's (``"gpu"``, ``"cuda"``, ``"xpu"`` ...). For accelerators the host is
-            watched too, since it launches the kernels; their own clocks, temperature and throttle reasons are not
-            read in this version.
+        kind: ``"cpu"``, or an accelerator's as torch names it: ``"cuda"`` (NVIDIA, and AMD through ROCm), ``"xpu"`` ...
+        index: which one of its kind, as torch counts.
+        binding: a module like ``pynvml``, for tests.
     """
-    return HostTelemetry() if kind == "cpu" else _BesideAccelerator(kind)
+    if kind == "cpu":
+        return HostTelemetry()
+    if kind != "cuda":
+        return _BesideAccelerator(kind, "this version reads those of NVIDIA GPUs only")
+    if binding is None and _is_rocm():
+        return _BesideAccelerator(kind, "this is an AMD GPU, and this version reads those of NVIDIA GPUs only")
+    from wattline.collectors.gpu_telemetry import AcceleratorTelemetry, GpuTelemetry
+
+    try:
+        return AcceleratorTelemetry(GpuTelemetry.open(index, binding=binding))
+    except (SensorError, DeviceError) as error:
+        return _BesideAccelerator(kind, "; ".join(part for part in (error.what, error.why, error.todo) if part))
+
+
+def _is_rocm() -> bool:
+    torch = sys.modules.get("torch")  # where a device is measured, torch is loaded
+    return bool(torch is not None and getattr(torch.version, "hip", None))
 
 
 class _BesideAccelerator(HostTelemetry):
-    """The host while an accelerator is measured."""
+    """The host while an accelerator is measured that cannot be watched itself."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, why: str) -> None:
         super().__init__(is_device=False)
-        self._kind = kind
+        self._note = f"clocks, temperature and throttle reasons of this {kind} device are not read: {why}"
 
     def _end(self) -> TelemetryResult:
         seen = super()._end()
-        note = f"clocks, temperature and throttle reasons of {self._kind} devices are not read in this version"
-        return TelemetryResult(seen.means, seen.flags, {**seen.missing, "device_clock_hz": note}, span_s=seen.span_s)
+        return replace(seen, missing={**seen.missing, "device_clock_hz": self._note})

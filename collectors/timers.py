@@ -33,6 +33,19 @@ class Timer(ABC):
     def time(self, calls: Sequence[Call]) -> float:
         """Run the calls in order and return the seconds that all of them took."""
 
+    @abstractmethod
+    def sustain(self, take: Callable[[int], Sequence[Call]], count: int, seconds: float) -> tuple[int, float]:
+        """Run one uninterrupted load: the device never waits for the host between batches.
+
+        Args:
+            take: gives the next calls, so many of them.
+            count: calls of one batch.
+            seconds: for at least how long.
+
+        Returns:
+            The number of calls and the seconds that they took together.
+        """
+
     def overhead_s(self) -> float:
         """Median cost of timing an empty batch: what every sample carries in excess."""
         return sorted(self.time(()) for _ in range(101))[50]
@@ -60,6 +73,22 @@ class HostTimer(Timer):
             call()
         self._synchronize()
         return (clock() - begin) * 1e-9
+
+
+    def sustain(self, take: Callable[[int], Sequence[Call]], count: int, seconds: float) -> tuple[int, float]:
+        """See :meth:`Timer.sustain`. With a synchronisation, a caller waits for every batch, as it does in a sample."""
+        clock, wait = time.perf_counter_ns, self._synchronize
+        made, begin = 0, clock()
+        deadline = begin + round(seconds * 1e9)
+        while True:
+            for call in take(count):
+                call()
+            if wait is not None:
+                wait()
+            made += count
+            now = clock()
+            if now >= deadline:
+                return made, (now - begin) * 1e-9
 
 
 class EventTimer(Timer):
@@ -107,3 +136,26 @@ class EventTimer(Timer):
         gaps_s = self._call_s if enqueue_s < 0.5 * took else enqueue_s
         self.launch_bound = bool(outrun) and gaps_s > _GAPS * took
         return took
+
+    def sustain(self, take: Callable[[int], Sequence[Call]], count: int, seconds: float) -> tuple[int, float]:
+        """See :meth:`Timer.sustain`. Two batches are always queued: while one runs, the next is being enqueued."""
+        import torch
+
+        device = self._device.torch_device
+        began = torch.Event(device, enable_timing=True)
+        began.record()
+        ends: list[Any] = []
+        made = 0
+        deadline = time.perf_counter_ns() + round(seconds * 1e9)
+        while True:
+            for call in take(count):
+                call()
+            end = torch.Event(device, enable_timing=True)
+            end.record()
+            ends.append(end)
+            made += count
+            if len(ends) >= 2:
+                ends.pop(0).synchronize()
+                if time.perf_counter_ns() >= deadline:
+                    ends[-1].synchronize()
+                    return made, float(began.elapsed_time(ends[-1])) * 1e-3

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Case",
     "DeviceSpec",
+    "EnergyMeter",
     "Record",
     "Run",
     "WattlineError",
@@ -24,6 +25,7 @@ __all__ = [
 _HOME = {
     "Case": "wattline.case",
     "DeviceSpec": "wattline.device",
+    "EnergyMeter": "wattline.collectors.energy.meter",
     "Record": "wattline.record",
     "Run": "wattline.run",
     "WattlineError": "wattline.errors",

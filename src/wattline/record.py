@@ -43,6 +43,7 @@ FLAGS: dict[str, str] = {
     "noisy": "the interval of the median is wide",
     "above_bound": "faster than the device allows: the work model or the timer is wrong",
     "check_failed": "the result differs from the reference by more than its format allows",
+    "energy_refused": "the energy sensor could say nothing over so short a load: no joules",
     "launch_bound": "launching took longer than the kernel: the time is the host's, not the device's",
 }
 """Validity flags by code."""

@@ -6,6 +6,7 @@
       run.json        manifest: schema, plan arguments, device, environment, state, totals (replaced atomically)
       plan.jsonl      the cases in the order of the run
       records.jsonl   one record a line, appended and synced as each case ends
+      traces/         sensors and kernels over time, one file per traced record (see wattline.trace)
       lock            held by the writer, freed by the system when that process dies
       worker.log      what kernels and libraries printed
 

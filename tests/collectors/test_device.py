@@ -339,3 +339,23 @@ def test_this_cpu() -> None:
     with pytest.raises(UnsupportedError) as caught:
         device.capture([])
     assert caught.value.code == "no_graphs"
+
+
+def test_a_sustained_load_leaves_no_gaps_and_counts_its_calls(backend: Callable[..., Backend]) -> None:
+    device = backend(launch_s=5e-6)
+    timer = EventTimer(AcceleratorDevice())
+    calls, seconds = timer.sustain(lambda count: kernels(device, 20e-6, count), 50, 0.01)
+    assert calls % 50 == 0
+    assert seconds >= 0.01
+    # Launches of 5 us hide behind kernels of 20 us: the device never waits.
+    assert seconds / calls == pytest.approx(20e-6, rel=0.01)
+
+
+def test_a_sustained_load_on_the_host_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+    monkeypatch.setattr("wattline.collectors.timers.time.perf_counter_ns", lambda: now[0])
+
+    def call() -> None:
+        now[0] += 1_000_000
+
+    assert HostTimer().sustain(lambda count: [call] * count, 3, 0.010) == (12, pytest.approx(0.012))

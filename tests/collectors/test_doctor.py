@@ -12,7 +12,7 @@ import pytest
 
 from wattline.collectors import doctor
 from wattline.collectors.doctor import Finding, inspect_machine
-from wattline.collectors.nvml import NvmlState
+from wattline.collectors.energy.nvml_probe import NvmlState
 from wattline.collectors.telemetry import TelemetryResult
 
 NO_NVML = NvmlState("no_library", "libnvidia-ml.so.1 is not installed")
@@ -43,7 +43,10 @@ def test_a_bare_metal_host(fake_host, tmp_path):
     assert seen["temperatures"].detail.endswith("coretemp")
     assert seen["heat events"].status == "ok"
     assert "clock source tsc" in seen["timer"].detail
-    assert seen["cpu energy"].status == "limited"  # there, and not read by this version
+    assert seen["cpu energy"].status == "ok"
+    assert "rapl: energy_uj of intel-rapl:0 (package)" in seen["cpu energy"].detail
+    assert "5 s window" in seen["cpu energy"].detail
+    assert seen["cpu energy"].remedy == "wattline calibrate"  # works without, with priors
     assert seen["gpu energy"].status == "missing"
     assert seen["cpu quota"].status == "ok"
     assert seen["processors"].detail == "this process may use 2 of 4 processors"

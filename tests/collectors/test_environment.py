@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattline.collectors import host
+from wattline.collectors.energy.nvml_probe import NvmlGpu, NvmlState, probe_nvml
 from wattline.collectors.environment import VARIABLES, differences, environment_id, picked, snapshot
-from wattline.collectors.nvml import NvmlGpu, NvmlState, probe_nvml
 
 NO_NVML = NvmlState("no_library", "libnvidia-ml.so.1 is not installed")
 SECRET = "hunter2-ZXCVB"

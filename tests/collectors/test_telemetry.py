@@ -271,10 +271,10 @@ def test_series_must_fit():
 
 def test_telemetry_by_device_kind():
     assert type(telemetry_for("cpu")) is HostTelemetry
-    beside = telemetry_for("cuda")
+    beside = telemetry_for("xpu")
     with beside:
         pass
-    assert "cuda" in beside.result.missing["device_clock_hz"]
+    assert "xpu" in beside.result.missing["device_clock_hz"]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="no /proc on this system")

@@ -14,27 +14,18 @@ Joules per call are the watts between the sensor's own edges times the device ti
 not coincide with the calls. :class:`NoEnergySensor` asks for a window of no length and returns ``None``: callers
 never branch. No sensor means no joules; nothing is ever estimated in its place.
 
-Readers for NVML and RAPL are not part of this version: :func:`find_energy_sensor` says what the machine offers.
+The sensors that read NVML, RAPL and AMD SMI are made by :func:`~wattline.collectors.energy.find_energy_sensor`.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from wattline.collectors import nvml as _nvml
 from wattline.errors import ParamError, SensorError
 from wattline.record import Energy, Reason
-
-POWERCAP = "sys/class/powercap"
-RAPL_ENERGY = f"{POWERCAP}/intel-rapl:0/energy_uj"
-"""The package counter, on Intel and AMD alike (Linux, Documentation/power/powercap/powercap.rst)."""
 
 
 @dataclass(frozen=True)
@@ -180,103 +171,3 @@ class NoEnergySensor(EnergySensor):
 
     def _end(self, calls: int, device_time_s: float) -> None:
         """No joules."""
-
-
-def find_energy_sensor(
-    device_kind: str, root: str = "/", *, nvml: Callable[[], _nvml.NvmlState] = _nvml.probe_nvml
-) -> EnergySensor:
-    """The energy sensor of a device kind, or the null object with the true reason why there is none.
-
-    Args:
-        device_kind: ``"cpu"``, or an accelerator's: ``"gpu"``, ``"cuda"`` (CUDA and ROCm alike), ``"xpu"`` ...
-        root: of the file tree that holds ``sys`` and ``dev``.
-        nvml: asks NVIDIA's library; for tests.
-    """
-    if device_kind == "cpu":
-        return _rapl(root)
-    if device_kind in ("gpu", "cuda"):
-        state = nvml()
-        # /dev/kfd is the compute interface of AMD's kernel driver.
-        if not state.ready and os.path.exists(os.path.join(root, "dev/kfd")):
-            return _unread("amd_smi", "gpu", "AMD SMI energy counter", "an AMD GPU is present")
-        return _from_nvml(state)
-    message = f"no energy sensor is known for {device_kind} devices"
-    return NoEnergySensor(
-        Reason("no_sensor_known", message), name=device_kind, remedy="none in this version; times are measured as ever"
-    )
-
-
-def _unread(name: str, scope: str, source: str, found: str) -> NoEnergySensor:
-    """A sensor that the machine has and this version does not read."""
-    return NoEnergySensor(
-        Reason(f"{name}_not_built", f"{found}, but reading its energy is not built yet in this version"),
-        name=name,
-        scope=scope,
-        source=source,
-        remedy="nothing on this machine: a later version of wattline reads it",
-    )
-
-
-def _from_nvml(state: _nvml.NvmlState) -> NoEnergySensor:
-    source = "NVML total energy counter"
-    if state.ready:
-        return _unread("nvml", "gpu", source, f"NVML answers ({state.detail})")
-    return NoEnergySensor(
-        Reason(f"nvml_{state.code}", state.detail),
-        name="nvml",
-        scope="gpu",
-        source=source,
-        remedy=_nvml.REMEDIES[state.code],
-    )
-
-
-def _rapl(root: str) -> NoEnergySensor:
-    """RAPL through powercap: absent, hidden, forbidden, or readable."""
-    path = "/" + RAPL_ENERGY
-
-    def missing(code: str, message: str, remedy: str) -> NoEnergySensor:
-        return NoEnergySensor(
-            Reason(code, message), name="rapl", scope="package", source=f"RAPL, {path}", remedy=remedy
-        )
-
-    zone, counter = os.path.join(root, os.path.dirname(RAPL_ENERGY)), os.path.join(root, RAPL_ENERGY)
-    if not os.path.lexists(zone):
-        return missing(
-            "rapl_absent",
-            f"{path} does not exist: this machine shows no RAPL counters",
-            "on bare metal with an Intel or AMD (Zen and newer) processor: sudo modprobe intel_rapl_msr; "
-            "a virtual machine sees it only where the hypervisor passes it on",
-        )
-    try:
-        descriptor = os.open(counter, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(descriptor, 64)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        # Container engines mask /sys/devices/virtual/powercap since 2023 (PLATYPUS, CVE-2020-8694): the links under
-        # /sys/class stay behind and lead nowhere.
-        return missing(
-            "rapl_hidden",
-            f"{path} leads nowhere: a container engine hides RAPL from this container",
-            "run outside of the container, or start it with --security-opt systempaths=unconfined",
-        )
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM):
-            return missing("rapl_failed", f"reading {path} failed: {error.strerror}", "see `dmesg | grep -i rapl`")
-        return missing(
-            "rapl_forbidden",
-            f"{path} may not be read by this user ({_mode(counter)})",
-            f"sudo chmod o+r {path} (until the next boot; a udev rule keeps it), or run as root",
-        )
-    if not text.strip().isdigit():
-        return missing("rapl_failed", f"{path} holds no number", "see `dmesg | grep -i rapl`")
-    return _unread("rapl", "package", f"RAPL, {path}", f"{path} is there and may be read")
-
-
-def _mode(path: str) -> str:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        return f"not even its mode: {error.strerror}"
-    return f"mode {stat.S_IMODE(status.st_mode):04o}, owner uid {status.st_uid}"
