@@ -48,6 +48,7 @@ def command(
     seed: options.SeedOption = None,
     max_cases: options.MaxCasesOption = None,
     measure: options.MeasureOption = None,
+    energy_window: options.EnergyWindowOption = None,
     device: options.DeviceOption = None,
     no_fit: Annotated[bool, typer.Option("--no-fit", help="Do not fit a predictor.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Do not write the report.")] = False,
@@ -58,6 +59,8 @@ def command(
 
     Ctrl-C stops cleanly; --resume goes on. Exit code 1 says that some cases failed.
     """
+    if energy_window is not None:
+        measure = [*(measure or []), options.energy_setting(energy_window)]
     selection = Selection(
         names=suite, preset=preset, budget=budget, set_=set_, only=only, impls=impl, regimes=regime, fills=data,
         dtypes=dtype, aa=aa, seed=seed, max_cases=max_cases, measure=measure, device=device,

@@ -16,7 +16,7 @@ EXAMPLES = "Example: wattline export RUN --format pytest-benchmark -o b.json"
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     format_: Annotated[
-        str, typer.Option("--format", "-f", metavar="NAME", help="csv, json, parquet or pytest-benchmark.")
+        str, typer.Option("--format", "-f", metavar="NAME", help="csv, json, parquet, perfetto or pytest-benchmark.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write. Default: stdout.")

@@ -16,11 +16,12 @@ COMMANDS: dict[str, str] = {
     "doctor": "What this machine has, lacks, and how to get it.",
     "list": "List operations, presets, devices or number formats.",
     "plan": "Show the cases that bench would run; touches nothing.",
+    "calibrate": "Find how the power sensor of this machine reads.",
     "bench": "Measure, learn and report.",
     "fit": "Fit a predictor on one or several runs.",
     "predict": "Predict the time and energy of an operation.",
     "report": "Write the report of a run: one HTML file.",
-    "export": "Write a run as csv, json, parquet or pytest-benchmark.",
+    "export": "Write a run: csv, json, parquet, perfetto, pytest-benchmark.",
 }
 """Every command with its one-line help, in the order of `--help`."""
 

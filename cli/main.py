@@ -80,14 +80,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Taken out here, so that it works before and after the command's name.
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    code = _run(args, debug)
     try:
-        code = _run(args, debug)
         sys.stdout.flush()
     except BrokenPipeError:
         code = BROKEN_PIPE
-    if code == BROKEN_PIPE:
-        # What is left in the buffer has no reader: let the flush at exit go nowhere, quietly.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk behind the output
+        if code == 0:
+            from wattline.cli.failures import show_error
+
+            code = show_error(error, debug=debug)
+    else:
+        if code != BROKEN_PIPE:
+            return code
+    # What is left in the buffer cannot be written: let the flush at exit go nowhere, quietly.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 

@@ -62,6 +62,10 @@ MeasureOption = Annotated[
     list[str] | None,
     typer.Option("--measure", metavar="NAME=VALUE", help="A setting of the loop, such as time_limit_s=0.5 (repeat)."),
 ]
+EnergyWindowOption = Annotated[
+    str | None,
+    typer.Option("--energy-window", metavar="TIME", help="Load per case that energy is measured over: 2s, 500ms."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what was asked for, and errors.")]
 
@@ -156,6 +160,17 @@ def _settings(items: Sequence[str]) -> dict[str, Any]:
 def _preset(name: str) -> str | Path:
     """A name, or a file: whatever ends in .toml or has a folder in it."""
     return Path(name) if name.endswith(".toml") or "/" in name else name
+
+
+def energy_setting(text: str) -> str:
+    """``--energy-window 500ms`` as the setting that it stands for.
+
+    Raises:
+        ParamError: not a duration.
+    """
+    from wattline.units import parse_duration
+
+    return f"energy_window_s={parse_duration(text)}"
 
 
 def assignments(items: Sequence[str], flag: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ QUIT = "quit"
 READY = "ready"
 PROBED = "probed"
 PROGRESS = "progress"
+TRACE = "trace"  # comes before its record, where something was sampled over time
 RECORD = "record"
 STICKY = "sticky"  # the record is in it, and the process must be replaced
 FAILED = "failed"  # the request could not be carried out: what, why, todo

@@ -19,6 +19,7 @@ from wattline.suites.plan import Plan
 from wattline.suites.settings import MeasureSettings
 from wattline.suites.signals import StopRequests
 from wattline.suites.supervisor import START_DEADLINE_S, StopNow, WorkerDied, WorkerHandle, WorkerHung
+from wattline.trace import Trace, write_trace
 from wattline.units import format_duration
 
 _ATTEMPTS = 2  # a case whose worker died is tried once more: the death may have come from outside
@@ -264,7 +265,7 @@ class _Runner:
             device = self._writer.manifest.get("device") or {}
             worker.send(
                 protocol.HELLO, device=self._writer.manifest.get("device_name", "auto"),
-                settings=self._settings.to_dict(), ceilings=device.get("measured"),
+                settings=self._settings.to_dict(), ceilings=device.get("measured"), levels=not device,
             )  # fmt: skip
             try:
                 return worker.wait_for((protocol.READY,), START_DEADLINE_S)
@@ -306,7 +307,7 @@ class _Runner:
             )  # fmt: skip
             try:
                 answer = worker.wait_for(
-                    (protocol.RECORD, protocol.STICKY), self._settings.deadline_s, self._tell_progress
+                    (protocol.RECORD, protocol.STICKY), self._settings.deadline_s, self._hear
                 )
             except WorkerDied as died:
                 event = died
@@ -342,7 +343,11 @@ class _Runner:
         """Of the case's random inputs: from the run's seed and the case's key, so that a repeat has the same."""
         return (int(planned.case.key[:12], 16) ^ int(self._writer.manifest["plan"]["seed"])) & 0x7FFF_FFFF_FFFF
 
-    def _tell_progress(self, message: Mapping[str, Any]) -> None:
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        """What a worker says before it answers: how it goes, and traces to keep."""
+        if message["kind"] == protocol.TRACE:
+            write_trace(self._writer.path, Trace.from_dict(message["trace"]))
+            return
         self._observer.case_progress(message["phase"], message["time_s"], message["precision"])
 
     # Accounts

@@ -29,6 +29,7 @@ class MeasureSettings:
         max_call_s: a case whose single call would take longer is skipped, with the reason.
         deadline_s: a case silent for longer than this, beyond its own limits, has hung and is killed.
         check: compare results with a reference.
+        energy_window_s: length of the load that energy is measured over; ``None``: the sensor's own rule.
     """
 
     stopping: str = "precise"
@@ -41,6 +42,7 @@ class MeasureSettings:
     max_call_s: float = 1.0
     deadline_s: float = 60.0
     check: bool = True
+    energy_window_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.stopping not in STOPPING:
@@ -49,6 +51,11 @@ class MeasureSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise ParamError(f"measure.{name} must be a number above zero, not {value!r}")
+        window = self.energy_window_s
+        if window is not None and (
+            isinstance(window, bool) or not isinstance(window, int | float) or not 0 < window < float("inf")
+        ):
+            raise ParamError(f"measure.energy_window_s must be a number above zero, not {window!r}")
         if not isinstance(self.check, bool):
             raise ParamError(f"measure.check must be true or false, not {self.check!r}")
         least = self.min_time_s

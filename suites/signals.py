@@ -21,22 +21,29 @@ class StopRequests:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
+        self._told = False
         self.count = 0
 
     @property
     def soon(self) -> bool:
         """The case in flight may end; no other begins."""
+        self._announce()
         return self.count >= 1
 
     def now(self) -> bool:
-        """Nothing is waited for."""
+        """Nothing is waited for. Asked several times a second while a case runs."""
+        self._announce()
         return self.count >= 2
+
+    def _announce(self) -> None:
+        # Not from the handler: it may interrupt a write to the same stream, which Python refuses to enter again.
+        if self.count and not self._told:
+            self._told = True
+            self._tell("stopping after the case in flight; once more to stop at once")
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         self.count += 1
-        if self.count == 1:
-            self._tell("stopping after the case in flight; once more to stop at once")
 
     @contextmanager
     def listening(self) -> Iterator[None]:

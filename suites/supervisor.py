@@ -146,14 +146,14 @@ class WorkerHandle:
             self._buffer += chunk
 
     def wait_for(
-        self, kinds: tuple[str, ...], silence_s: float, progress: Callable[[dict[str, Any]], None] | None = None
+        self, kinds: tuple[str, ...], silence_s: float, others: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        """The first answer of one of these kinds; progress goes to ``progress``. Raises as :meth:`answers` does."""
+        """The first answer of one of these kinds; what comes before goes to ``others``. Raises as :meth:`answers`."""
         for message in self.answers(silence_s):
             if message["kind"] in kinds:
                 return message
-            if progress is not None and message["kind"] == protocol.PROGRESS:
-                progress(message)
+            if others is not None:
+                others(message)
         raise AssertionError("unreachable: answers() only ends by raising")
 
     @staticmethod

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from wattline.case import Case
@@ -17,11 +18,11 @@ from wattline.collectors.energy import EnergySensor, find_energy_sensor
 from wattline.collectors.environment import environment_id, snapshot
 from wattline.collectors.telemetry import Telemetry, telemetry_for
 from wattline.device import Ceilings, DeviceSpec
-from wattline.errors import DeviceError, WattlineError
+from wattline.errors import DeviceError, SensorError, WattlineError
 from wattline.record import Record
 from wattline.run import PlannedCase, now_iso
 from wattline.suites import protocol
-from wattline.suites.machine import machine_of
+from wattline.suites.machine import machine_of, may_have_accelerator
 from wattline.suites.measure.case import KERNEL_ERRORS, CaseRunner, classify
 from wattline.suites.settings import MeasureSettings
 from wattline.suites.workload import Machine
@@ -54,14 +55,24 @@ class Worker:
         import torch
 
         torch.set_grad_enabled(False)  # measurements of forward kernels carry no graph along
-        self._device = device = open_device(message["device"])
+        # Looked for before the device is opened: the power at rest is that without a context.
+        name = str(message["device"])
+        sensor = find_energy_sensor("cpu" if name == "cpu" or not may_have_accelerator() else "cuda")
+        levels = bool(message.get("levels")) and sensor.available
+        window_s = message["settings"].get("energy_window_s")
+        levelled = _measure_level(sensor, "idle", window_s) if levels else ""
+        self._device = device = open_device(name)
+        if device.kind not in ("cpu", "cuda") or (device.kind == "cpu") != (sensor.name == "rapl"):
+            sensor = find_energy_sensor(device.kind, index=device.index)
+        if levels:
+            levelled = _measure_level(sensor, "resident", window_s) or levelled
         self._machine = machine_of(device)
         self._spec = device.spec()
         if message.get("ceilings"):
             self._spec = self._spec.with_measured(Ceilings.from_dict(message["ceilings"]))
         self._settings = MeasureSettings.from_dict(message["settings"])
-        self._telemetry = telemetry_for(device.kind)
-        self._energy = find_energy_sensor(device.kind)
+        self._telemetry = telemetry_for(device.kind, device.index)
+        self._energy = sensor
         self._renew()
         environment = snapshot()
         timer = device.timer()
@@ -76,6 +87,12 @@ class Worker:
                 "available": self._energy.available,
                 "name": self._energy.name,
                 "reason": None if reason is None else {"code": reason.code, "message": reason.message},
+                "source": sensor.source,
+                "scope": sensor.scope,
+                "remedy": sensor.remedy,
+                "levels": {k: asdict(v) for k, v in getattr(sensor, "levels", {}).items()},
+                "levels_missing": levelled,
+                "profiles": [asdict(p) for p in getattr(sensor, "profiles", ())],
             },
         )
 
@@ -118,10 +135,24 @@ class Worker:
             )  # fmt: skip
             self._send(protocol.STICKY, record=sticky.to_json())
             return
+        if self._runner.trace is not None:
+            self._send(protocol.TRACE, trace=self._runner.trace.to_dict())
         self._send(protocol.RECORD, record=record.to_json())
 
     def _progress(self, phase: str, time_s: float | None, precision: float | None) -> None:
         self._send(protocol.PROGRESS, phase=phase, time_s=time_s, precision=precision)
+
+
+def _measure_level(sensor: EnergySensor, name: str, window_s: float | None) -> str:
+    """Measure the power at rest; returns why it could not be, or nothing."""
+    measure = getattr(sensor, "measure_level", None)
+    if measure is None:
+        return ""
+    try:
+        measure(name, window_s)
+    except SensorError as error:
+        return str(error)
+    return ""
 
 
 def die_with_parent(parent: int) -> None:

@@ -21,6 +21,7 @@ FORMATS: dict[str, str] = {
     "csv": "to_csv",
     "json": "to_json",
     "parquet": "to_parquet",
+    "perfetto": "to_perfetto",
     "pytest-benchmark": "to_pytest_benchmark",
 }
 """Formats by the name that `--format` takes; values are modules of this package."""

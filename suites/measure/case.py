@@ -14,19 +14,21 @@ from wattline.collectors.energy import EnergySensor
 from wattline.collectors.telemetry import Telemetry
 from wattline.collectors.timers import Timer
 from wattline.device import DeviceSpec
-from wattline.errors import DeviceError, UnsupportedError
+from wattline.errors import DeviceError, SensorError, UnsupportedError
 from wattline.params import Value
-from wattline.record import Check, Flag, Measurement, Reason, Record
+from wattline.record import Check, Energy, Flag, Measurement, Reason, Record
 from wattline.run import PlannedCase, now_iso
 from wattline.stats import summarize
 from wattline.suites.fills import Builder
 from wattline.suites.measure.cost import CostModel
 from wattline.suites.measure.flags import bound_flag, limits_of, sample_flags
 from wattline.suites.measure.loop import Progress, Ring, Samples, WarmUp, sample, warm_up
+from wattline.suites.measure.traces import Phases, make_trace
 from wattline.suites.registry import get, get_implementation
 from wattline.suites.rotation import rotations
 from wattline.suites.settings import MeasureSettings
 from wattline.suites.workload import Entry, Implementation, Kernel, Machine
+from wattline.trace import Trace
 from wattline.units import format_bytes, format_time
 from wattline.work import case_bound
 
@@ -51,6 +53,9 @@ class CaseRunner:
         progress: told the phase, the running time and the precision reached.
         telemetry: watches the device meanwhile.
         energy: measures joules, or says why not.
+
+    Attributes:
+        trace: of the latest case, where something was sampled over time.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class CaseRunner:
         self._timer = device.timer()
         self._host_timer = device.host_timer()
         self._overheads: dict[str, float] = {}
+        self._variant = ""
+        self.trace: Trace | None = None
 
     def run(self, planned: PlannedCase, *, seed: int, sequence: int = -1) -> Record:
         """Measure one case. Whatever goes wrong inside becomes the record's status and reason.
@@ -83,6 +90,7 @@ class CaseRunner:
             DeviceError: (or another error that the device reports as sticky) this process cannot go on.
         """
         case = planned.case
+        self.trace, self._variant = None, planned.variant
         begin = time.perf_counter()
         empty = Record(
             case, "ok", self.spec.id, variant=planned.variant, seed=seed, started_at=now_iso(), sequence=sequence
@@ -186,20 +194,19 @@ class CaseRunner:
         per_replay = 1
         if case.regime == "graph":
             ring, per_replay, warm = self._graph(ring, timer, warm)
+        phases = Phases()
         with self._telemetry:
-            self._energy.start()
-            try:
+            with phases.phase("timing"):
                 taken = sample(ring, timer, self.settings, warm.call_s, progress=self._progress, most_calls=most)
-            except BaseException:
-                self._energy.cancel()
-                raise
-            calls_made = taken.calls_per_sample * len(taken.per_call_s) * per_replay
-            energy = self._energy.stop(calls_made, taken.timed_s)
+            energy, energy_flags = self._joules(ring, timer, taken, per_replay, phases)
         telemetry = self._telemetry.result
+        self.trace = make_trace(
+            case, telemetry, self._energy, phases, variant=self._variant, device=self.spec.id
+        )
         values = tuple(v / per_replay for v in taken.per_call_s)
         stats = summarize(values)
         flags = sample_flags(values, stats, self.settings)
-        flags += self._launch_flag(taken)
+        flags += [*self._launch_flag(taken), *energy_flags]
         return Measurement(
             samples_s=values,
             calls_per_sample=taken.calls_per_sample * per_replay,
@@ -218,6 +225,41 @@ class CaseRunner:
             flags=(*flags, *telemetry.flags),
             check=check,
         )
+
+    def _joules(
+        self, ring: Ring, timer: Timer, taken: Samples, per_replay: int, phases: Phases
+    ) -> tuple[Energy | None, list[Flag]]:
+        """Energy over one uninterrupted load of the same kernel, right after its samples.
+
+        The samples themselves will not do: between them the device waits for the host, and short kernels are queued
+        behind a hold that draws power of its own.
+        """
+        count = taken.calls_per_sample
+        try:
+            window = self._energy.window(self.settings.energy_window_s)
+            if window.total_s <= 0:
+                return None, []
+            self._progress("energy", taken.per_call_s[-1] / per_replay, None)
+            if window.lead_in_s > 0:
+                with phases.phase("lead-in"):
+                    timer.sustain(ring.take, count, window.lead_in_s)
+            self._energy.start()
+        except SensorError as error:
+            return None, [Flag("energy_refused", str(error))]
+        try:
+            with phases.phase("energy"):
+                calls, device_time_s = timer.sustain(ring.take, count, window.measured_s)
+        except BaseException:
+            self._energy.cancel()
+            raise
+        try:
+            energy = self._energy.stop(calls * per_replay, device_time_s)
+        except (SensorError, DeviceError) as error:
+            # The kernel has run: its time stands. A device that is really lost fails the next case by itself.
+            return None, [Flag("energy_refused", str(error))]
+        if window.lead_out_s > 0:
+            timer.sustain(ring.take, count, window.lead_out_s)
+        return energy, []
 
     def _graph(self, ring: Ring, timer: Timer, warm: WarmUp) -> tuple[Ring, int, WarmUp]:
         """One captured graph that holds at least one call per buffer set, warmed up again as a replay."""

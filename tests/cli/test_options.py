@@ -131,3 +131,10 @@ def test_a_terminal_that_cannot_redraw_gets_lines(term: str, kind: str, monkeypa
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", term)
     assert type(make_observer(json=False, quiet=False)).__name__ == kind
+
+
+def test_the_energy_window_is_a_setting_of_the_loop() -> None:
+    from wattline.cli.options import energy_setting
+
+    assert energy_setting("500ms") == "energy_window_s=0.5"
+    assert energy_setting("2m") == "energy_window_s=120.0"

@@ -41,6 +41,9 @@ class SimulatedTimer(Timer):
         self.batches.append(len(calls))
         return took
 
+    def sustain(self, take: Callable[[int], Sequence[Call]], count: int, seconds: float) -> tuple[int, float]:
+        raise NotImplementedError("the loop takes samples only")
+
     def clock(self) -> float:
         return self.now
 

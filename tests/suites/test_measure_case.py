@@ -10,12 +10,12 @@ import pytest
 
 from wattline.case import Case
 from wattline.collectors.device import CpuDevice
-from wattline.collectors.energy import NoEnergySensor
+from wattline.collectors.energy import EnergySensor, EnergyWindow, NoEnergySensor
 from wattline.collectors.telemetry import NullTelemetry
 from wattline.collectors.timers import Call, HostTimer, Timer
 from wattline.device import Ceilings, DeviceSpec
-from wattline.errors import DeviceError
-from wattline.record import Reason, Record
+from wattline.errors import DeviceError, SensorError
+from wattline.record import Energy, Reason, Record
 from wattline.run import PlannedCase
 from wattline.suites.measure.case import CaseRunner, classify, poison
 from wattline.suites.registry import get
@@ -79,6 +79,7 @@ def runner(
     spec: DeviceSpec = SPEC,
     told: Callable[..., None] = lambda *_: None,
     machine: Machine | None = None,
+    energy: EnergySensor | None = None,
 ) -> CaseRunner:
     return CaseRunner(
         device or CpuDevice(),
@@ -87,7 +88,7 @@ def runner(
         settings,
         progress=told,
         telemetry=NullTelemetry("a test"),
-        energy=NoEnergySensor(Reason("none", "a test")),
+        energy=energy or NoEnergySensor(Reason("none", "a test")),
     )
 
 
@@ -222,6 +223,62 @@ def test_the_check_can_be_turned_off() -> None:
     assert record.status == "ok"
     assert record.measurement is not None
     assert record.measurement.check is None
+
+
+class CountingSensor(EnergySensor):
+    """A sensor that wants a load of 60 ms, and draws 100 W."""
+
+    name, scope, source = "counting", "gpu", "a test"
+
+    def __init__(self, *, refuse: bool = False) -> None:
+        self.refuse = refuse
+        self.loads: list[tuple[int, float]] = []
+
+    def window(self, requested_s: float | None = None) -> EnergyWindow:
+        if self.refuse:
+            raise SensorError("the window is shorter than two periods")
+        return EnergyWindow(lead_in_s=0.02, measured_s=requested_s or 0.04)
+
+    def _begin(self) -> None:
+        pass
+
+    def _end(self, calls: int, device_time_s: float) -> Energy:
+        self.loads.append((calls, device_time_s))
+        joules = 100.0 * device_time_s / calls
+        return Energy(100.0, joules, 0.95 * joules, 1.05 * joules, self.source, self.scope)
+
+
+@pytest.mark.parametrize("regime", ["hot", "cold", "graph", "eager"])
+@pytest.mark.parametrize("device", [CpuDevice, Accelerator])
+def test_energy_is_taken_over_an_uninterrupted_load_of_the_same_kernel(
+    regime: str, device: type[CpuDevice]
+) -> None:
+    if regime == "graph" and device is CpuDevice:
+        pytest.skip("no graphs on a CPU")
+    sensor = CountingSensor()
+    measured = measure(case(regime), device(), energy=sensor).measurement
+    assert measured is not None
+    assert measured.energy is not None
+    (calls, device_time_s), = sensor.loads
+    assert device_time_s >= 0.04
+    assert calls % measured.calls_per_sample == 0
+    assert measured.energy.energy_j == pytest.approx(100.0 * device_time_s / calls)
+
+
+def test_the_window_can_be_asked_for() -> None:
+    sensor = CountingSensor()
+    settings = MeasureSettings(min_time_s=0.02, time_limit_s=0.05, energy_window_s=0.1)
+    measure(case(), energy=sensor, settings=settings)
+    assert sensor.loads[0][1] >= 0.1
+
+
+def test_a_refusing_sensor_costs_the_joules_and_not_the_time() -> None:
+    record = measure(case(), energy=CountingSensor(refuse=True))
+    assert record.status == "ok"
+    assert record.valid
+    assert record.measurement is not None
+    assert record.measurement.energy is None
+    assert "energy_refused" in record.flags
 
 
 def test_memory_is_given_back_after_every_case() -> None:

@@ -22,6 +22,7 @@ from wattline.run import PlannedCase, Run
 from wattline.suites.plan import Plan
 from wattline.suites.runner import Observer, Outcome, resume_bench, run_bench
 from wattline.suites.settings import MeasureSettings
+from wattline.suites.signals import StopRequests
 
 pytestmark = pytest.mark.usefixtures("plugin")
 MakePlan = Callable[..., Plan]
@@ -387,3 +388,17 @@ def test_a_worker_that_cannot_start_says_why(
     assert parent.returncode == 2, output
     assert "DeviceError" in output
     assert "no torch for you" in output
+
+
+def test_a_signal_says_nothing_from_within_its_handler() -> None:
+    told: list[str] = []
+    stop = StopRequests(told.append)
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert told == []  # a handler may interrupt a write to the very stream that it would write to
+        assert stop.soon
+        assert not stop.now()
+        assert len(told) == 1
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.now()
+        assert len(told) == 1
