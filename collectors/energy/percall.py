@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wattline.collectors.energy.common import EnergySensor
+from wattline.collectors.energy.load import energy_of_load
 from wattline.collectors.timers import Timer
-from wattline.errors import SensorError
+from wattline.errors import SensorError, WattlineError
 from wattline.reasons import Reason
 from wattline.record import Energy
 
@@ -83,22 +84,18 @@ def energy_per_call(
 
     try:
         window = sensor.window(window_s)
-        if window.total_s <= 0:
-            return CallEnergy(reason=Reason("no_window", window.note or "the sensor asks for no load"))
-        if window.lead_in_s > 0:
-            timer.sustain(take, count, window.lead_in_s)
-        sensor.start()
-        try:
-            calls, device_time_s = timer.sustain(take, count, window.measured_s)
-        except BaseException:
-            sensor.cancel()
-            raise
-        energy = sensor.stop(calls, device_time_s)
-        if window.lead_out_s > 0:
-            timer.sustain(take, count, window.lead_out_s)
     except SensorError as error:
-        reason = Reason("energy_refused", "; ".join(part for part in (error.what, error.why) if part))
-        return CallEnergy(reason=reason, remedy=error.todo)
-    if energy is None:
+        return _refused(error)
+    if window.total_s <= 0:
+        return CallEnergy(reason=Reason("no_window", window.note or "the sensor asks for no load"))
+    found = energy_of_load(sensor, timer, take, count, window)
+    if found.refusal is not None:
+        return _refused(found.refusal)
+    if found.energy is None:
         return CallEnergy(reason=Reason("no_energy", f"{sensor.source} gave no joules"))
-    return CallEnergy(energy, None, "", calls, device_time_s / calls, device_time_s)
+    return CallEnergy(found.energy, None, "", found.calls, found.device_time_s / found.calls, found.device_time_s)
+
+
+def _refused(error: WattlineError) -> CallEnergy:
+    reason = Reason("energy_refused", "; ".join(part for part in (error.what, error.why) if part))
+    return CallEnergy(reason=reason, remedy=error.todo)

@@ -11,6 +11,7 @@ from typing import Any
 from wattline.case import Case
 from wattline.collectors.device import Device
 from wattline.collectors.energy import EnergySensor
+from wattline.collectors.energy.load import energy_of_load
 from wattline.collectors.telemetry import Telemetry
 from wattline.collectors.timers import Timer
 from wattline.device import DeviceSpec
@@ -234,32 +235,18 @@ class CaseRunner:
         The samples themselves will not do: between them the device waits for the host, and short kernels are queued
         behind a hold that draws power of its own.
         """
-        count = taken.calls_per_sample
         try:
             window = self._energy.window(self.settings.energy_window_s)
-            if window.total_s <= 0:
-                return None, []
-            self._progress("energy", taken.per_call_s[-1] / per_replay, None)
-            if window.lead_in_s > 0:
-                with phases.phase("lead-in"):
-                    timer.sustain(ring.take, count, window.lead_in_s)
-            self._energy.start()
         except SensorError as error:
             return None, [Flag("energy_refused", str(error))]
-        try:
-            with phases.phase("energy"):
-                calls, device_time_s = timer.sustain(ring.take, count, window.measured_s)
-        except BaseException:
-            self._energy.cancel()
-            raise
-        try:
-            energy = self._energy.stop(calls * per_replay, device_time_s)
-        except (SensorError, DeviceError) as error:
-            # The kernel has run: its time stands. A device that is really lost fails the next case by itself.
-            return None, [Flag("energy_refused", str(error))]
-        if window.lead_out_s > 0:
-            timer.sustain(ring.take, count, window.lead_out_s)
-        return energy, []
+        if window.total_s <= 0:
+            return None, []
+        self._progress("energy", taken.per_call_s[-1] / per_replay, None)
+        found = energy_of_load(
+            self._energy, timer, ring.take, taken.calls_per_sample, window, calls_each=per_replay, phase=phases.phase
+        )
+        # Where the sensor failed the kernel has run: its time stands. A device that is really lost fails the next case.
+        return found.energy, [Flag("energy_refused", str(found.refusal))] if found.refusal else []
 
     def _graph(self, ring: Ring, timer: Timer, warm: WarmUp) -> tuple[Ring, int, WarmUp]:
         """One captured graph that holds at least one call per buffer set, warmed up again as a replay."""

@@ -359,4 +359,4 @@ def test_calls_are_counted_across_processes_and_may_be_slow(simulated_gpus) -> N
     done = gpus.python(code)
     assert float(done.stdout) >= 0.02
     assert gpus[0].state.calls - before == 10
-    assert os.path.exists(gpus.library)
+    assert os.path.exists(gpus.shared_object)

@@ -160,15 +160,15 @@ class SimulatedGpus:
 
     def __init__(self, library: Path, folder: Path, part: str = "h100", count: int = 1, **fields: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.library = folder, folder / library.name
-        shutil.copy(library, self.library)
+        self.folder, self.shared_object = folder, folder / library.name
+        shutil.copy(library, self.shared_object)
         with (folder / "state").open("w+b") as file:
             file.truncate(ctypes.sizeof(_State))
             self._map = mmap.mmap(file.fileno(), ctypes.sizeof(_State))
         self.state: Any = _State.from_buffer(self._map)
         self.state.magic, self.state.device_count = MAGIC, count
         self.state.driver, self.state.nvml = b"570.86.15", b"12.570.86.15"
-        self._c = ctypes.CDLL(str(self.library))
+        self._c = ctypes.CDLL(str(self.shared_object))
         self._c.sim_layout.restype = ctypes.c_int64
         sizes = [self._c.sim_layout(k) for k in range(3)]
         assert sizes == [ctypes.sizeof(t) for t in (_State, DeviceState, _Rule)], "sim.h and its mirror differ"
@@ -215,7 +215,7 @@ class SimulatedGpus:
             sys.modules.pop("pynvml")
             if before is not None:
                 sys.modules["pynvml"] = before
-        module.nvmlLib = ctypes.CDLL(str(self.library))
+        module.nvmlLib = ctypes.CDLL(str(self.shared_object))
         return module
 
     def install(self, monkeypatch: Any) -> ModuleType:
