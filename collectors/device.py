@@ -59,6 +59,13 @@ class Device(ABC):
     def cache_bytes(self) -> int:
         """Size of the last-level cache."""
 
+    def peak_bytes(self, call: Call) -> int | None:
+        """Most bytes that one call holds at a time beyond what was allocated before it, its result included; ``None``
+        where nothing counts them. Libraries that keep a workspace of their own outside of torch's allocator
+        are not seen. The call has run before: what it allocates once only does not count.
+        """
+        return None
+
     def hold(self, seconds: float) -> float:
         """Keep the device busy without memory traffic; returns for how long, 0 where it cannot."""
         return 0.0
@@ -151,6 +158,21 @@ class CpuDevice(Device):
             self._cache_bytes = max(sizes, default=32 * 2**20)
         return self._cache_bytes
 
+    def peak_bytes(self, call: Call) -> int | None:
+        """See :meth:`Device.peak_bytes`: torch's profiler reports each block taken and given back."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+            kept = call()
+        found = watched.profiler
+        events = [e for e in found.kineto_results.events() if e.name() == "[memory]"] if found else []
+        live = peak = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            live += event.nbytes()
+            peak = max(peak, live)
+        del kept  # the result counts until here
+        return int(peak)
+
 
 class AcceleratorDevice(Device):
     """Any accelerator of ``torch.accelerator`` with an interface like CUDA's: CUDA, ROCm, XPU ...
@@ -218,6 +240,18 @@ class AcceleratorDevice(Device):
         free, _ = self._module.mem_get_info(self.index)
         cached = self._module.memory_reserved(self.index) - self._module.memory_allocated(self.index)
         return int(free) + int(cached)
+
+    def peak_bytes(self, call: Call) -> int | None:
+        """See :meth:`Device.peak_bytes`: the allocator's own count."""
+        reset = getattr(self._module, "reset_peak_memory_stats", None)
+        if reset is None:
+            return None
+        self.synchronize()
+        reset(self.index)
+        before = self._module.memory_allocated(self.index)
+        call()
+        self.synchronize()
+        return int(self._module.max_memory_allocated(self.index) - before)
 
     def cache_bytes(self) -> int:
         """See :meth:`Device.cache_bytes`. What torch reports is the L2; behind it there may be a larger cache."""

@@ -35,6 +35,8 @@ class Kernel:
         eager: the operation as a Python caller writes it, result allocated; for the regime ``eager``. ``None``:
             the same as ``call``.
         extra_bytes: memory beyond inputs and output, such as packed weights or a workspace.
+        facts: what is worth recording of this kernel by name: numbers, words, or lists of them. The build fills it
+            (``compile_s``, ``tokens_per_expert``), and so may the check (``scheme_error``).
     """
 
     call: Callable[[], Any]
@@ -42,6 +44,7 @@ class Kernel:
     output: Any = None
     eager: Callable[[], Any] | None = None
     extra_bytes: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class Workload(ABC):
     params: ClassVar[Params]
     shape_sources: ClassVar[Mapping[str, Callable[..., Iterator[dict[str, Any]]]]] = {}
     """Named generators of parameter sets that a preset may ask for (`shapes = { source = "squares", ... }`)."""
+    tracks_memory: ClassVar[bool] = False
+    """Whether the loop measures the memory that a call takes beyond its buffers, as the fact ``peak_bytes``."""
 
     def work(self, p: ParamValues) -> Work:
         """FLOPs and bytes; by default the registered work model of the operation."""

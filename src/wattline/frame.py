@@ -21,7 +21,8 @@ _FIGURES = (
 _COUNTS = ("samples", "calls_per_sample", "rotations", "seed", "sequence")
 _WORDS = ("bound_by", "stop", "timer", "energy_source", "energy_scope", "flags", "started_at")
 FIXED_COLUMNS: tuple[str, ...] = (*_TEXT, *_REASON, *_TIME, *_FIGURES, *_COUNTS, *_WORDS, "valid")
-"""The columns that every frame has; the operations' parameters follow, then ``telemetry.<name>``."""
+"""The columns that every frame has; the operations' parameters follow, then ``telemetry.<name>``,
+``work.<detail>`` and ``fact.<name>`` (those that are one number or word)."""
 
 
 def to_frame(records: Iterable[Record], *, run: str = "") -> pd.DataFrame:
@@ -32,9 +33,10 @@ def to_frame(records: Iterable[Record], *, run: str = "") -> pd.DataFrame:
         run: written into the column ``run``.
 
     Returns:
-        The columns of :data:`FIXED_COLUMNS`, one per parameter (``m``, ``n`` ...) and one per telemetry
-        figure. Text is ``string``, whole numbers ``Int64``, flags of parameters ``boolean``, the rest
-        ``float64``; absent is NA. Raw samples stay in the records. ``time_s`` is the median in seconds.
+        The columns of :data:`FIXED_COLUMNS`, one per parameter (``m``, ``n`` ...) and one per figure of
+        telemetry, detail of the work and fact of the kernel. Text is ``string``, whole numbers ``Int64``, flags of
+        parameters ``boolean``, the rest ``float64``; absent is NA. Raw samples stay in the records. ``time_s`` is the
+        median in seconds.
     """
     import pandas as pd
 
@@ -63,6 +65,7 @@ def _row(record: Record, run: str) -> dict[str, Any]:
         row |= {"reason_code": record.reason.code, "reason": record.reason.message}
     if record.work:
         row |= {"flops": record.work.total_flops, "bytes_moved": record.work.bytes_at()}
+        row |= {f"work.{name}": value for name, value in record.work.details.items()}
     if m:
         s = m.stats
         row |= {
@@ -85,6 +88,7 @@ def _row(record: Record, run: str) -> dict[str, Any]:
                 "energy_scope": e.scope,
             }  # fmt: skip
         row |= {f"telemetry.{name}": value for name, value in m.telemetry.items()}
+        row |= {f"fact.{name}": value for name, value in m.facts.items() if isinstance(value, int | float | str)}
     # Fixed columns win: a parameter that shares a name with one keeps its own under a prefix.
     for name, value in case.params.items():
         if name != "dtype":
@@ -102,7 +106,7 @@ def _typed(name: str, values: list[Any]) -> Any:
         return pd.array(values, dtype="Int64")
     if name == "valid":
         return pd.array(values, dtype="bool")
-    if name in _TIME or name in _FIGURES or name.startswith("telemetry."):
+    if name in _TIME or name in _FIGURES or name.startswith(("telemetry.", "work.")):
         return np.array(values, dtype="float64")  # None becomes NaN
     kinds = {type(v) for v in values if v is not None}
     if kinds <= {bool}:

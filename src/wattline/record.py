@@ -128,6 +128,9 @@ class Measurement:
         timed_s: seconds inside timed samples.
         energy: joules, or ``None`` where no sensor measured.
         telemetry: means over the measured part by column name, e.g. ``{"host_clock_hz": 3.1e9}``.
+        facts: what the kernel and its check say of themselves by name, e.g. ``{"compile_s": 3.1,
+            "tokens_per_expert": [12, 4]}``: numbers, words, or lists of them; and ``peak_bytes``, the memory that one
+            call took beyond its buffers, where the workload asks for it.
         flags: validity flags.
         check: the comparison with the reference, or ``None`` where it was turned off.
     """
@@ -146,6 +149,7 @@ class Measurement:
     timed_s: float = 0.0
     energy: Energy | None = None
     telemetry: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
     check: Check | None = None
 

@@ -29,6 +29,9 @@ class Work:
         bytes_written: bytes written by memory level.
         messages: messages by link (``"fabric"``, ``"pcie"``).
         link_bytes: bytes sent by link.
+        details: figures that explain the work and bound nothing, by name: FLOPs stored beside those that are useful
+            (``"stored_flops"``), bytes of indices, occupancy of a tile. They belong to one operation: a sum of works
+            has none.
     """
 
     flops: Mapping[str, float] = field(default_factory=dict)
@@ -36,6 +39,7 @@ class Work:
     bytes_written: Mapping[str, float] = field(default_factory=dict)
     messages: Mapping[str, float] = field(default_factory=dict)
     link_bytes: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total_flops(self) -> float:

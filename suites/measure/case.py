@@ -150,7 +150,10 @@ class CaseRunner:
         if check is not None and not check.passed:
             message = f"||out - ref|| / ||ref|| is {check.error:.3g}; {check.tolerance:.3g} is allowed ({check.method})"
             return replace(record, status="failed", reason=Reason("check_failed", message))
-        measured = self._time(case, kernels, check, first_call_s)
+        facts = dict(kernels[0].facts)
+        if workload.tracks_memory and (peak := self.device.peak_bytes(kernels[0].call)) is not None:
+            facts["peak_bytes"] = peak
+        measured = replace(self._time(case, kernels, check, first_call_s), facts=facts)
         self._costs.learn(case, work.total_flops or work.bytes_at(), measured.stats.min_s)
         flag = bound_flag(measured.stats.median_s, work, limits_of(self.spec), case.regime)
         if flag is not None:

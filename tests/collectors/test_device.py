@@ -6,6 +6,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -359,3 +360,15 @@ def test_a_sustained_load_on_the_host_ends_after_its_time(monkeypatch: pytest.Mo
         now[0] += 1_000_000
 
     assert HostTimer().sustain(lambda count: [call] * count, 3, 0.010) == (12, pytest.approx(0.012))
+
+
+def test_peak_memory_of_a_call_counts_what_is_held_at_a_time() -> None:
+    torch = pytest.importorskip("torch")
+    a = torch.ones(1000, 1000)
+    out = torch.empty(1000, 1000)
+    device = CpuDevice()
+    call = partial(torch.add, a, a, out=out)
+    assert device.peak_bytes(call) == 0
+    assert device.peak_bytes(lambda: a + a) == 4_000_000
+    # The sum is alive while the product is written; of the two only the product is left.
+    assert 8_000_000 <= device.peak_bytes(lambda: ((a + a) * 2) * 3) < 8_100_000

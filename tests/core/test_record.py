@@ -53,6 +53,7 @@ _MEASUREMENTS = st.builds(
         flags=st.lists(st.text(max_size=5)).map(tuple),
     ),
     telemetry=st.dictionaries(st.text(max_size=5), _PART, max_size=3),
+    facts=st.dictionaries(st.text(max_size=5), _PART | st.text(max_size=4) | st.lists(st.integers(0, 9)), max_size=3),
     flags=st.lists(st.builds(Flag, st.sampled_from(sorted(FLAGS)), st.text(max_size=9)), max_size=3).map(tuple),
     check=st.none() | st.builds(Check, _PART, _PART, st.booleans(), st.sampled_from(["full", "64 rows"])),
 )  # fmt: skip
