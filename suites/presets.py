@@ -27,6 +27,9 @@
     [overlay.cpu.sweep.graphs]
     enabled = false
 
+A built-in preset consists of its file and of the parts in the folder of its name, one per operation: tables of sweeps
+and their overlays in the same syntax, nothing else.
+
 Overlays are named after the kind of device: ``cpu``, ``gpu`` (anything else), then the exact kind (``cuda``).
 """
 
@@ -44,6 +47,7 @@ from wattline.suites.settings import MeasureSettings
 from wattline.units import parse_duration
 
 _TOP = ("extends", "description", "budget", "aa", "measure", "sweep", "overlay")
+_PART = ("sweep", "overlay")
 _OVERLAY = ("budget", "aa", "measure", "sweep")
 _AXES = ("fixed", "product", "zip")
 _HIDDEN = frozenset({"base"})
@@ -147,23 +151,43 @@ def _text(name: str) -> str:
     return resources.files("wattline.suites").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
 
 
+@lru_cache(maxsize=256)
+def _part_text(name: str) -> str:
+    return resources.files("wattline.suites").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
+
+
 def _is_path(name: str) -> bool:
     return "/" in name or name.endswith(".toml")
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, *, part: bool = False) -> dict[str, Any]:
     import tomllib
 
     try:
-        data = tomllib.loads(_text(name))
+        data = tomllib.loads(_text(name) if not part else _part_text(name))
     except tomllib.TOMLDecodeError as error:
         raise SchemaError(f"preset {name} is not TOML", why=str(error), todo="mend the line named") from None
-    _known(data, _TOP, f"key of preset {name}")
+    _known(data, _PART if part else _TOP, f"key of preset {name}")
     _sweeps(data, f"preset {name}")
     for kind, overlay in _table(data.get("overlay", {}), f"preset {name}: overlay").items():
         where = f"preset {name}: overlay.{kind}"
         _known(_table(overlay, where), _OVERLAY, f"key of overlay.{kind} in preset {name}")
         _sweeps(overlay, where)
+    return data
+
+
+def _with_parts(name: str) -> dict[str, Any]:
+    """The file of a preset and, for a built-in one, its parts."""
+    data = _read(name)
+    folder = resources.files("wattline.suites").joinpath("presets", name)
+    if _is_path(name) or not folder.is_dir():
+        return data
+    for part in sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")):
+        below = _read(f"{name}/{part.removesuffix('.toml')}", part=True)
+        twice = set(below.get("sweep", {})) & set(data.get("sweep", {}))
+        if twice:
+            raise SchemaError(f"preset {name}: two of its files have a sweep {min(twice)!r}", todo="rename one")
+        data = _lay(data, below)
     return data
 
 
@@ -176,7 +200,7 @@ def _compose(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """The file's content laid over what it extends."""
     if name in seen or len(seen) >= _MAX_DEPTH:
         raise UsageError(f"preset {seen[0] if seen else name} extends itself", why=" -> ".join((*seen, name)))
-    data = _read(name)
+    data = _with_parts(name)
     parent = data.pop("extends", None)
     if parent is None:
         return data

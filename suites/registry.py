@@ -16,7 +16,9 @@ from wattline.workmodels import known_ops, register
 
 ENTRY_POINT_GROUP = "wattline.suites"
 _BUILT_IN: dict[str, tuple[str, ...]] = {
-    "gemm": ("wattline.suites.gemm.dense",),
+    "gemm": (
+        "wattline.suites.gemm.dense",
+    ),
 }
 _entries: dict[str, Entry] = {}
 _loaded = False

@@ -46,6 +46,23 @@ def module(name: str) -> Requirement:
     return Requirement(f"the package {name}", unmet)
 
 
+def triton() -> Requirement:
+    """Triton, and a device it compiles for. ``TRITON_INTERPRET=1`` runs its kernels on a CPU, for checks: thousands of
+    times slower than compiled ones, so no plan measures them unless that is set."""
+
+    def unmet(_: ParamValues, machine: Machine) -> Reason | None:
+        from importlib.util import find_spec
+        from os import environ
+
+        if find_spec("triton") is None:
+            return Reason("missing_library", "the Python package triton is not installed")
+        if machine.kind == "cpu" and environ.get("TRITON_INTERPRET") != "1":
+            return Reason("no_accelerator", "Triton compiles for GPUs, and this device is a CPU")
+        return None
+
+    return Requirement("the package triton and a GPU", unmet)
+
+
 def torch_at_least(major: int, minor: int) -> Requirement:
     """A version of torch."""
 
