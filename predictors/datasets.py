@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FEWEST = 8
 """Valid rows below which nothing is fitted."""
+_BESIDE = ("telemetry.", "work.", "fact.")
+"""Columns of what was observed beside the time, which nobody knows of a case that has not run."""
 _WORDS = ("op", "device", "impl", "dtype", "regime", "data")
 
 
@@ -42,7 +44,7 @@ def from_frame(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Seri
         )
     rows = frame[frame["valid"] & frame["time_s"].gt(0) & frame["dtype"].notna()]
     skipped = (*FIXED_COLUMNS, "time_s")
-    params = [c for c in rows.columns if c not in skipped and not c.startswith("telemetry.") and rows[c].notna().any()]
+    params = [c for c in rows.columns if c not in skipped and not c.startswith(_BESIDE) and rows[c].notna().any()]
     X = rows[[*(c for c in _WORDS if c in rows.columns), *params]].rename(columns=lambda c: c.removeprefix("param."))
     y = rows[["time_s"]].astype(float)
     y["power_w"] = rows["power_w"].astype(float) if "power_w" in rows.columns else float("nan")

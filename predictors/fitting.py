@@ -61,6 +61,7 @@ def fit_family(
     categories = sorted({pair for w in words for pair in w.categories()})
     encoder = Encoder(family, Base({"*": Curve((0.0,), (1e-6,), (1.0,))}), _extras(family, blocks), categories)
     encoder.ranges = _ranges(encoder, blocks)
+    encoder.details = _details(encoder, blocks, machine)
     encoder.base = _fit_base(encoder, blocks, time, machine)
     d = len(encoder.names)
     blank = Scaler(np.zeros(d), np.ones(d), np.full(d, -np.inf), np.full(d, np.inf))
@@ -255,6 +256,17 @@ def _extras(family: Family, blocks: Sequence[Block]) -> Mapping[str, float]:
         if len(column) and column.min() < column.max():
             out[name] = float(np.median(column))
     return out
+
+
+def _details(encoder: Encoder, blocks: Sequence[Block], machine: Callable[[str], Machine]) -> tuple[str, ...]:
+    """Figures of the work models that vary in the data: what bounds nothing may still explain."""
+    values: dict[str, list[Array]] = {}
+    for block in blocks:
+        plan = encoder.plan(block.words, machine(block.words.device))
+        for name, value in encoder.physics(plan, block.numbers, many(), many=True).terms.details.items():
+            values.setdefault(name, []).append(np.atleast_1d(np.asarray(value, np.float64)))
+    whole = {name: np.concatenate(parts) for name, parts in values.items()}
+    return tuple(sorted(name for name, column in whole.items() if column.min() < column.max()))
 
 
 def _ranges(encoder: Encoder, blocks: Sequence[Block]) -> dict[str, tuple[float, float]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wattline.device import DeviceSpec
+from wattline.errors import ParamError
 from wattline.workmodels import WorkModel
 
 TINY = 1e-12
@@ -88,6 +89,7 @@ class Terms:
         moved: compulsory bytes.
         rounds: message rounds of a collective.
         bound_link: the part of ``link`` that the bound counts: 0 where the speed of the link is not known.
+        details: figures of the work model that explain and bound nothing.
     """
 
     compute: Any
@@ -98,6 +100,7 @@ class Terms:
     moved: Any
     rounds: Any
     bound_link: Any
+    details: Mapping[str, Any]
 
 
 def terms_of(model: WorkModel, params: Mapping[str, Any], machine: Machine, warm: bool, xp: Any) -> Terms:
@@ -114,8 +117,15 @@ def terms_of(model: WorkModel, params: Mapping[str, Any], machine: Machine, warm
 
     Raises:
         UnsupportedError: the device has no rate for a format of this work.
+        ParamError: the work model needs a parameter that is not given.
     """
-    work = model(params)
+    try:
+        work = model(params)
+    except KeyError as error:
+        name = error.args[0]
+        if name in params:
+            raise  # a word that the model does not know, or a slip in it
+        raise ParamError(f"parameter {name!r} is missing", todo=f"give {name}=...") from None
     compute: Any = 0.0
     for fmt, count in work.flops.items():
         compute = compute + count / machine.rate(fmt)
@@ -133,7 +143,7 @@ def terms_of(model: WorkModel, params: Mapping[str, Any], machine: Machine, warm
     bound_link = link if known else 0.0
     bound = xp.most(xp.most(compute, bound_memory), bound_link)
     rounds = sum(work.messages.values()) if work.messages else 0.0
-    return Terms(compute, memory, link, bound, bound_memory, moved, rounds, bound_link)
+    return Terms(compute, memory, link, bound, bound_memory, moved, rounds, bound_link, work.details)
 
 
 ONE = One()

@@ -12,7 +12,7 @@ import numpy as np
 from wattline.predictors.base import Base, Curve
 from wattline.predictors.families import Family
 from wattline.predictors.physics import TINY, WARM_REGIMES, Machine, Terms, terms_of
-from wattline.predictors.table import FLAGS, Words, complete
+from wattline.predictors.table import Words, complete
 from wattline.workmodels import WorkModel, work_model
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+TRUTH = {"true": True, "false": False}
+"""What the words of a truth value mean to a work model."""
 BASE_NAMES = ("log_floor_share", "floor_share", "log_base")
 """Features that every family ends with: how much of the base is launch floor, and the base itself."""
 
@@ -69,6 +71,7 @@ class Encoder:
         base: its curves.
         extras: numeric parameters beyond the family's, with the value that stands in where absent.
         categories: (column, word) of each one-hot feature, in order.
+        details: figures of the work model, beyond FLOPs and bytes, that varied in the training rows.
         ranges: smallest and largest trained value of each numeric parameter.
     """
 
@@ -78,18 +81,20 @@ class Encoder:
         self.family, self.base, self.extras = family, base, dict(extras)
         self.categories = list(categories)
         self.ranges: dict[str, tuple[float, float]] = {}
+        self.details: tuple[str, ...] = ()
         self._index = {pair: i for i, pair in enumerate(self.categories)}
 
     @property
     def names(self) -> list[str]:
         """Names of all features, in order."""
         words = [f"{column}={word}" for column, word in self.categories]
-        return [*self.family.names, *BASE_NAMES, *(f"log_{name}" for name in self.extras), *words]
+        own = [f"log_{name}" for name in (*self.extras, *self.details)]
+        return [*self.family.names, *BASE_NAMES, *own, *words]
 
     @property
     def numeric(self) -> int:
         """How many features are not one-hot."""
-        return len(self.family.names) + len(BASE_NAMES) + len(self.extras)
+        return len(self.family.names) + len(BASE_NAMES) + len(self.extras) + len(self.details)
 
     @property
     def collective(self) -> bool:
@@ -109,7 +114,7 @@ class Encoder:
         seen = {column for column, _ in self.categories}
         # A word that every training row had and this one lacks is just as new.
         unseen += [c for c in seen - {column for column, _ in words.categories()} if c not in ("regime", "data")]
-        fixed: dict[str, Any] = {k: v == "true" if k in FLAGS else v for k, v in words.others}
+        fixed: dict[str, Any] = {k: TRUTH.get(v, v) for k, v in words.others}
         return Plan(
             words=words,
             machine=machine,
@@ -145,6 +150,7 @@ class Encoder:
             value = rest.get(name, stand_in)
             value = np.where(np.isnan(value), stand_in, value) if many else stand_in if math.isnan(value) else value
             features.append(xp.log2(1.0 + abs(value)))
+        features += [xp.log2(1.0 + abs(terms.details.get(name, 0.0))) for name in self.details]
         outside: Any = 0.0
         for name, (lo, hi) in self.ranges.items():
             value = given[name] if name in given else whole.get(name)
@@ -165,12 +171,14 @@ class Encoder:
         """Plain facts."""
         categories = [list(c) for c in self.categories]
         ranges = {k: list(v) for k, v in self.ranges.items()}
-        return {"base": self.base.state(), "extras": self.extras, "categories": categories, "ranges": ranges}
+        return {"base": self.base.state(), "extras": self.extras, "categories": categories, "ranges": ranges,
+                "details": list(self.details)}  # fmt: skip
 
     @classmethod
     def from_state(cls, family: Family, facts: Mapping[str, Any]) -> Encoder:
         """From :meth:`state`."""
         categories = [(str(a), str(b)) for a, b in facts["categories"]]
         out = cls(family, Base.from_state(facts["base"]), facts["extras"], categories)
+        out.details = tuple(str(name) for name in facts.get("details", ()))
         out.ranges = {k: (float(lo), float(hi)) for k, (lo, hi) in facts["ranges"].items()}
         return out
