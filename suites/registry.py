@@ -19,6 +19,9 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
     "gemm": (
         "wattline.suites.gemm.dense",
     ),
+    "attention": (
+        "wattline.suites.attention.prefill",
+    ),
 }
 _entries: dict[str, Entry] = {}
 _loaded = False

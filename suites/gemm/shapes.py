@@ -6,13 +6,13 @@ names one with its arguments. Pure Python: a plan must not wait for numpy.
 
 from __future__ import annotations
 
-import random as _random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import exp, isqrt, log
+from math import isqrt
 from typing import Any
 
 from wattline.errors import ParamError, UsageError, unknown_name
 from wattline.ranges import parse_range
+from wattline.suites.lowdiscrepancy import log_uniform, points
 from wattline.units import parse_number
 
 Sizes = str | int | Sequence[str | int]
@@ -145,15 +145,16 @@ def random(
     max_bytes: float | str = 1e9,
     element_bytes: float = 4,
 ) -> Iterator[ShapeSet]:
-    """Points spread log-uniformly over m, n and k alike: what a predictor learns best from.
+    """Points spread log-uniformly over m, n and k alike, any prefix of which covers the space: what a predictor learns
+    best from.
 
     Args:
         count: how many.
-        seed: of the draw.
+        seed: of the sequence.
         lo: smallest dimension.
         hi: largest dimension.
         align: dimensions are rounded up to multiples of this.
-        max_flops: points above are drawn again; as are those above
+        max_flops: points above are passed over; as are those above
         max_bytes: bytes of A, B and C together.
         element_bytes: bytes per element.
 
@@ -162,27 +163,24 @@ def random(
     """
     if not (count > 0 and 0 < lo <= hi and align > 0):
         raise ParamError(f"random shapes need count, lo and align above 0 and lo <= hi (lo={lo}, hi={hi})")
-    generator = _random.Random(f"gemm shapes {seed}")
     most_flops, most_bytes = parse_number(max_flops), parse_number(max_bytes)
     seen: set[tuple[int, int, int]] = set()
-    attempts = 0
-    while len(seen) < count:
-        attempts += 1
-        if attempts > 1000 * count:
-            raise ParamError(
-                f"found only {len(seen)} of {count} random shapes within the limits",
-                why=f"dimensions {lo} to {hi}, at most {most_flops:g} FLOPs and {most_bytes:g} bytes",
-                todo="raise the limits or lower hi",
-            )
+    for point in points(3, 1000 * count, seed=seed):
         m, n, k = (
-            min(-(-round(exp(generator.uniform(log(lo), log(hi)))) // align) * align, max(hi // align, 1) * align)
-            for _ in range(3)
+            min(-(-round(log_uniform(u, lo, hi)) // align) * align, max(hi // align, 1) * align) for u in point
         )
         moved = element_bytes * (m * k + k * n + m * n)
         if 2.0 * m * n * k > most_flops or moved > most_bytes or (m, n, k) in seen:
             continue
         seen.add((m, n, k))
         yield {"m": m, "n": n, "k": k}
+        if len(seen) == count:
+            return
+    raise ParamError(
+        f"found only {len(seen)} of {count} random shapes within the limits",
+        why=f"dimensions {lo} to {hi}, at most {most_flops:g} FLOPs and {most_bytes:g} bytes",
+        todo="raise the limits or lower hi",
+    )
 
 
 SOURCES: Mapping[str, Callable[..., Iterator[ShapeSet]]] = {

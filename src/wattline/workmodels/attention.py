@@ -56,7 +56,7 @@ def prefill(p: Mapping[str, Any]) -> Work:
 
     Args:
         p: ``q_len``, ``kv_len``, ``heads``, ``head_dim``, ``dtype``; may be left out: ``batch`` (1),
-            ``kv_heads`` (``heads``), ``head_dim_v`` (``head_dim``), ``kv_dtype`` (``dtype``), ``causal`` (true),
+            ``kv_heads`` (``heads``), ``head_dim_v`` (0: ``head_dim``), ``kv_dtype`` (``dtype``), ``causal`` (true),
             ``window`` (0: none), ``direction`` (``"forward"`` or ``"backward"``).
 
     Raises:
@@ -67,7 +67,7 @@ def prefill(p: Mapping[str, Any]) -> Work:
     batch, q_len, kv_len, heads = p.get("batch", 1), p["q_len"], p["kv_len"], p["heads"]
     kv_heads = p.get("kv_heads", heads)
     d_qk = p["head_dim"]
-    d_v = p.get("head_dim_v", d_qk)
+    d_v = _or(p.get("head_dim_v", 0), d_qk)
     window = p.get("window", 0)
     if p.get("causal", True):
         pairs = causal_pairs(q_len, kv_len, window)
@@ -98,6 +98,11 @@ def decode(p: Mapping[str, Any]) -> Work:
     Bytes: ``Q + O + min(kv_len, window) kv_heads (d_k + d_v) b(kv)``; see :func:`prefill` for the parameters.
     """
     return prefill({"q_len": 1, **p})
+
+
+def _or(value: Any, default: Any) -> Any:
+    """``value``, and ``default`` where it is 0."""
+    return value + default * (value == 0)
 
 
 def _any(value: Any) -> bool:

@@ -1,0 +1,1 @@
+"""Attention, and the row-wise operations around it."""
