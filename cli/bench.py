@@ -49,6 +49,8 @@ def command(
     max_cases: options.MaxCasesOption = None,
     measure: options.MeasureOption = None,
     energy_window: options.EnergyWindowOption = None,
+    power_limits: options.PowerLimitsOption = None,
+    clocks: options.ClocksOption = None,
     device: options.DeviceOption = None,
     no_fit: Annotated[bool, typer.Option("--no-fit", help="Do not fit a predictor.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Do not write the report.")] = False,
@@ -64,6 +66,7 @@ def command(
     selection = Selection(
         names=suite, preset=preset, budget=budget, set_=set_, only=only, impls=impl, regimes=regime, fills=data,
         dtypes=dtype, aa=aa, seed=seed, max_cases=max_cases, measure=measure, device=device,
+        power_limits=power_limits, clocks=clocks,
     )  # fmt: skip
     if resume:
         folder = out or newest_unfinished(RUNS)

@@ -66,6 +66,14 @@ EnergyWindowOption = Annotated[
     str | None,
     typer.Option("--energy-window", metavar="TIME", help="Load per case that energy is measured over: 2s, 500ms."),
 ]
+PowerLimitsOption = Annotated[
+    str | None,
+    typer.Option("--power-limits", metavar="WATTS", help="Each case at each power limit: 700,600,none. Needs root."),
+]
+ClocksOption = Annotated[
+    str | None,
+    typer.Option("--clocks", metavar="MHZ", help="Each case at each locked clock: 1980,1410,none. Needs root."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what was asked for, and errors.")]
 
@@ -87,6 +95,8 @@ class Selection:
     seed: int | None = None
     max_cases: int | None = None
     measure: Sequence[str] | None = None
+    power_limits: str | None = None
+    clocks: str | None = None
     device: str | None = None
 
     @property
@@ -129,6 +139,8 @@ class Selection:
             "seed": ("--seed", self.seed),
             "max_cases": ("--max-cases", self.max_cases),
             "measure": ("--measure", self.measure and _settings(self.measure)),
+            "power_limits": ("--power-limits", self.power_limits),
+            "clocks": ("--clocks", self.clocks),
         }
         return {name: (flag, value) for name, (flag, value) in given.items() if value is not None and value != []}
 

@@ -40,6 +40,8 @@ def command(
     seed: options.SeedOption = None,
     max_cases: options.MaxCasesOption = None,
     measure: options.MeasureOption = None,
+    power_limits: options.PowerLimitsOption = None,
+    clocks: options.ClocksOption = None,
     device: options.DeviceOption = None,
     cases: Annotated[bool, typer.Option("--cases", help="Show each case, in the order of the run.")] = False,
     json: options.JsonOption = False,
@@ -52,6 +54,7 @@ def command(
     selection = Selection(
         names=suite, preset=preset, budget=budget, set_=set_, only=only, impls=impl, regimes=regime, fills=data,
         dtypes=dtype, aa=aa, seed=seed, max_cases=max_cases, measure=measure, device=device,
+        power_limits=power_limits, clocks=clocks,
     )  # fmt: skip
     from wattline.suites.machine import machine_facts
 

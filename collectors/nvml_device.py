@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wattline.collectors.energy.errors import code_of, nvml_error
-from wattline.errors import SensorError
+from wattline.errors import SensorError, WattlineError
 
 
 class OpenGpu:
@@ -71,6 +71,27 @@ def open_gpu(index: int = 0, *, uuid: str | None = None, binding: Any = None) ->
         _shut(binding)
         raise nvml_error(code_of(error), f"finding GPU {uuid or index} in NVML") from None
     return OpenGpu(binding, whole if whole is not None else handle, is_mig=whole is not None)
+
+
+def gpu_uuid(kind: str, index: int = 0, *, binding: Any = None) -> str:
+    """The UUID of a device of torch as NVML writes it.
+
+    Empty where it is no CUDA device, where NVML does not answer or knows no such device (one of AMD's, say), or where
+    the device is a part of a GPU (MIG) whose settings others share.
+    """
+    if kind != "cuda":
+        return ""
+    try:
+        gpu = open_gpu(index, binding=binding)
+    except WattlineError:
+        return ""
+    try:
+        found = gpu.binding.nvmlDeviceGetUUID(gpu.handle)
+    except gpu.binding.NVMLError:
+        return ""
+    finally:
+        gpu.close()
+    return "" if gpu.is_mig else found.decode() if isinstance(found, bytes) else str(found)
 
 
 def _handle(binding: Any, index: int, uuid: str | None) -> Any:

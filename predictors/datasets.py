@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wattline.case import CAPS
 from wattline.errors import DataError
 from wattline.frame import FIXED_COLUMNS
 from wattline.run import Run
@@ -32,7 +33,8 @@ def from_frame(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Seri
         ``X`` (op, device, impl, dtype, regime, data and parameters), ``y`` (``time_s`` in seconds, ``power_w`` in
         watts, NaN where nobody measured) and ``groups``: a number per shape, so that the same sizes in several
         formats, implementations and regimes stay on one side of every split. Only valid rows: what failed its
-        check, was faster than its bound or has no figure never feeds a predictor. Indices are kept.
+        check, was faster than its bound or has no figure never feeds a predictor, nor does what was measured under a
+        power limit or a locked clock: it is another device, so to say. Indices are kept.
 
     Raises:
         DataError: a needed column is missing.
@@ -42,7 +44,11 @@ def from_frame(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Seri
         raise DataError(
             f"the frame has no column {', '.join(needed)}", todo="make it with wattline.frame.to_frame or Run.to_frame"
         )
-    rows = frame[frame["valid"] & frame["time_s"].gt(0) & frame["dtype"].notna()]
+    usable = frame["valid"] & frame["time_s"].gt(0) & frame["dtype"].notna()
+    for cap in CAPS:
+        if cap in frame.columns:
+            usable &= frame[cap].isna()
+    rows = frame[usable]
     skipped = (*FIXED_COLUMNS, "time_s")
     params = [c for c in rows.columns if c not in skipped and not c.startswith(_BESIDE) and rows[c].notna().any()]
     X = rows[[*(c for c in _WORDS if c in rows.columns), *params]].rename(columns=lambda c: c.removeprefix("param."))
@@ -91,5 +97,8 @@ def fit_run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = N
     device = run.device
     predictor = KernelPredictor({device.id: device}).fit(X, y, groups)
     predictor.provenance_ |= {"source": f"run {run.id}", "records": len(frame)}
+    capped = int(sum(record.case.capped and record.valid for record in run.records()))
+    if capped:
+        predictor.provenance_["left_out"] = {"under a power limit or a locked clock": capped}
     predictor.save(Path(out) if out is not None else run.path / IN_RUN)
     return predictor

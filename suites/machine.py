@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wattline.collectors.device import AcceleratorDevice, CpuDevice, Device, open_device
+from wattline.collectors.energy import find_energy_sensor
 from wattline.suites.workload import Machine
 
 _ACCELERATOR_NODES = ("dev/nvidiactl", "dev/nvidia0", "dev/kfd", "dev/dxg", "dev/accel", "dev/habanalabs")
@@ -27,8 +28,9 @@ def machine_of(device: Device) -> Machine:
         properties: Any = device.properties
         hip = torch.version.hip is not None
         sm = 0 if hip or device.kind != "cuda" else 10 * properties.major + properties.minor
+        sensor = _sensor(device.kind, device.index)
         return Machine(
-            device.kind, hip, sm, major_minor, int(properties.total_memory), device.cache_bytes()
+            device.kind, hip, sm, major_minor, int(properties.total_memory), device.cache_bytes(), sensor
         )
     return _cpu_machine(major_minor)
 
@@ -47,8 +49,18 @@ def machine_facts(device: str = "auto") -> Machine:
 def _cpu_machine(version: tuple[int, int]) -> Machine:
     cpu = CpuDevice()
     return Machine(
-        kind="cpu", torch_version=version, memory_bytes=cpu.free_memory(), cache_bytes=cpu.cache_bytes()
-    )
+        kind="cpu", torch_version=version, memory_bytes=cpu.free_memory(), cache_bytes=cpu.cache_bytes(),
+        energy=_sensor("cpu", 0),
+    )  # fmt: skip
+
+
+def _sensor(kind: str, index: int) -> str:
+    """The name of the device's energy sensor, or nothing."""
+    sensor = find_energy_sensor(kind, index=index)
+    try:
+        return sensor.name if sensor.available else ""
+    finally:
+        sensor.close()
 
 
 def _installed_torch() -> tuple[int, int]:

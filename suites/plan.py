@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from wattline.suites.order import cut, pair_up, spread
 from wattline.suites.presets import Preset, load_preset
 from wattline.suites.registry import get, get_implementation, select
 from wattline.suites.rotation import estimate_memory
-from wattline.suites.settings import MeasureSettings
+from wattline.suites.settings import MeasureSettings, watching_s
 from wattline.suites.workload import Machine
 from wattline.units import format_bytes
 
@@ -27,6 +27,18 @@ MEMORY_SHARE = 0.9
 
 OVERHEAD_S = 0.15
 """Set-up and check of a case, beyond its warm-up and timing."""
+
+START_S = 4.0
+"""Starting the worker, and the probe of memory and launches."""
+
+PROBE_FORMAT_S = 0.4
+"""The probe of one number format."""
+
+ENERGY_S = 5.0
+"""The load that energy is measured over by a sensor's own rule, where the settings do not say."""
+
+ENERGY_LEAD_S = 0.5
+"""Lead-in and lead-out of it."""
 
 UNSUPPORTED_S = 0.01
 """An unsupported case costs a record only."""
@@ -90,6 +102,8 @@ def make_plan(
     seed: int = 0,
     max_cases: int | None = None,
     measure: Mapping[str, Any] | None = None,
+    power_limits: str = "",
+    clocks: str = "",
     machine: Machine,
 ) -> Plan:
     """Make the plan of a run.
@@ -109,6 +123,9 @@ def make_plan(
         seed: of the order and of the inputs.
         max_cases: no more cases than this: a balanced part.
         measure: settings of the measurement loop that replace the preset's.
+        power_limits: watts to hold the device to, each case once with each: ``"700,600,none"``.
+        clocks: clocks to lock it to, likewise: ``"1980,1410MHz"``; see
+            :func:`wattline.collectors.energy.caps.parse_caps`.
         machine: what it will run on.
 
     Raises:
@@ -125,6 +142,7 @@ def make_plan(
     settings = _settings(loaded.measure, measure or {})
     explicit = explicit_ops(ops, given, named=bool(names))
     conditions = Conditions(only, ops)
+    held_to = _caps(power_limits, clocks)
     unique: dict[str, tuple[Case, str]] = {}
     found = 0
     for op in ops:
@@ -136,7 +154,9 @@ def make_plan(
         for case, sweep in tagged:
             found += 1
             if conditions.hold(case):
-                unique.setdefault(case.key, (case, sweep))
+                for limit, clock in held_to:
+                    capped = replace(case, power_limit_w=limit, clock_hz=clock)
+                    unique.setdefault(capped.key, (capped, sweep))
             # Asked as they come: an axis of thousands in each of a preset's cases would fill the memory first.
             if len(unique) > MAX_CASES or found > _MOST_LOOKED_AT:
                 raise PlanError(
@@ -152,7 +172,10 @@ def make_plan(
             todo="`wattline plan` without the filters shows what there is",
         )
     kept, refused = _within_memory(unique.values(), machine)
-    strata = {case.key: (case.op, case.impl, case.dtype, case.regime, case.data, sweep) for case, sweep in kept}
+    strata = {
+        case.key: (case.op, case.impl, case.dtype, case.regime, case.data, sweep, case.power_limit_w, case.clock_hz)
+        for case, sweep in kept
+    }
     order = spread([case for case, _ in kept], lambda c: strata[c.key], _work, seed)
     pairs = aa if aa is not None else (0 if explicit else loaded.aa)
     planned = pair_up(order, pairs, lambda c: _work(c) if _runs(c, machine) else float("inf"))
@@ -180,10 +203,21 @@ def make_plan(
             "seed": seed,
             "max_cases": max_cases,
             "measure": dict(measure or {}),
+            "power_limits": power_limits,
+            "clocks": clocks,
         },
         estimated_s=_estimate(planned, settings, budget, machine),
         peak_bytes=max((estimate_memory(p.case, machine) for p in planned), default=0.0),
     )
+
+
+def _caps(power_limits: str, clocks: str) -> list[tuple[float | None, float | None]]:
+    """The power limits and clocks that each case is to be held to in turn; ``None`` is without one."""
+    if not (power_limits or clocks):
+        return [(None, None)]
+    from wattline.collectors.energy.caps import parse_caps
+
+    return [(cap.power_limit_w, cap.sm_clock_hz) for cap in parse_caps(power_limits, clocks)]
 
 
 def _plain(value: object) -> Any:
@@ -259,5 +293,8 @@ def _estimate(
     planned: Sequence[PlannedCase], settings: MeasureSettings, budget_s: float | None, machine: Machine
 ) -> float:
     each = settings.time_limit_s + settings.warmup_limit_s + OVERHEAD_S
-    total = sum(each if _runs(p.case, machine) else UNSUPPORTED_S for p in planned)
+    if machine.energy:
+        each += (settings.energy_window_s or ENERGY_S) + ENERGY_LEAD_S
+    start = START_S + PROBE_FORMAT_S * len({p.case.dtype for p in planned}) + watching_s(settings)
+    total = start + sum(each if _runs(p.case, machine) else UNSUPPORTED_S for p in planned)
     return total if budget_s is None else min(total, budget_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from wattline.record import Reason, Record
 from wattline.run import PlannedCase, Run, RunWriter, now_iso
 from wattline.stats import aa_analysis
 from wattline.suites import protocol
+from wattline.suites.capping import Capping
+from wattline.suites.observer import Observer as Observer  # noqa: PLC0414 - part of what a caller needs
+from wattline.suites.observer import Outcome as Outcome  # noqa: PLC0414
 from wattline.suites.plan import Plan
 from wattline.suites.settings import MeasureSettings
 from wattline.suites.signals import StopRequests
@@ -24,61 +27,9 @@ from wattline.units import format_duration
 
 _ATTEMPTS = 2  # a case whose worker died is tried once more: the death may have come from outside
 _MOST_FAILED_STARTS = 3
+DISTURBING = 1.005
+"""Ratio of latencies with and without the samplers above which the run says so."""
 _PROBE_SILENCE_S = 60.0  # longest silence of the probe, whatever deadline the cases have
-
-
-class Observer:
-    """Is told what happens. Every method does nothing; subclasses override what they need."""
-
-    def run_started(
-        self, *, path: Path, device: DeviceSpec, planned: int, done: int, budget_s: float | None
-    ) -> None:
-        """The worker is ready. ``done`` cases have records from before."""
-
-    def note(self, message: str) -> None:
-        """Something worth a line: what is being prepared, a warning."""
-
-    def case_started(self, index: int, planned: PlannedCase) -> None:
-        """Case number ``index`` (from 0, of all planned) begins."""
-
-    def case_progress(self, phase: str, time_s: float | None, precision: float | None) -> None:
-        """The case in flight: its phase, seconds per call and relative half-width so far."""
-
-    def case_ended(self, record: Record) -> None:
-        """A record has been written."""
-
-    def run_ended(self, outcome: Outcome) -> None:
-        """The run has ended, in whatever state."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        path: its folder.
-        state: ``"complete"``, ``"out_of_budget"`` or ``"interrupted"``.
-        planned: number of planned cases.
-        done: number of records.
-        by_status: number of records by status.
-        wall_s: wall time of measuring, over all sittings.
-        kernel_s: seconds of it inside warm-up and timed kernels.
-    """
-
-    path: Path
-    state: str
-    planned: int
-    done: int
-    by_status: Mapping[str, int]
-    wall_s: float
-    kernel_s: float
-
-    @property
-    def exit_code(self) -> int:
-        """0 done, 1 some case failed, 130 interrupted."""
-        if self.state == "interrupted":
-            return 130
-        return 1 if any(self.by_status.get(s) for s in ("failed", "crashed", "timeout", "out_of_memory")) else 0
 
 
 def run_bench(
@@ -154,6 +105,7 @@ class _Runner:
         self._stop = StopRequests(observer.note)
         self._begin = time.monotonic()
         self._worker: WorkerHandle | None = None
+        self._capping: Capping | None = None
         totals = writer.manifest.get("totals") or {}
         self._wall_before = float(totals.get("wall_s", 0.0))
         self._kernel_s = float(totals.get("kernel_s", 0.0))
@@ -179,7 +131,11 @@ class _Runner:
                 if self._worker is not None:
                     self._worker.quit()
                     self._worker = None
-        return self._finish(state, len(plan))
+                left = None if self._capping is None else self._capping.close()
+        outcome = self._finish(state, len(plan))
+        if left is not None:
+            raise left
+        return outcome
 
     def _sitting(self, plan: Sequence[PlannedCase], todo: Sequence[tuple[int, PlannedCase]]) -> str:
         try:
@@ -219,6 +175,7 @@ class _Runner:
         before = manifest.get("device")
         self._observer.note("starting the worker")
         ready = self._spawn()
+        self._capping = Capping(ready.get("gpu_uuid", ""), ready["device"]["kind"], self._observer.note)
         if before is not None and before["id"] != ready["device"]["id"]:
             raise UsageError(
                 f"this run was begun on {before['id']}, and this device is {ready['device']['id']}",
@@ -250,7 +207,10 @@ class _Runner:
                 "the probe of this machine's ceilings did not end", why=f"{what}; {worker.log_tail()}",
                 todo=f"see {self._writer.path / 'worker.log'}",
             ) from None  # fmt: skip
-        self._writer.update(device=found["device"], probe=found["probe"])
+        cost = found.get("sampler_overhead") or {}
+        self._writer.update(device=found["device"], probe=found["probe"], sampler_overhead=cost)
+        if cost.get("ratio_lo", 0.0) > DISTURBING:
+            self._observer.note(f"watching slows a kernel of 100 us by {cost['ratio'] - 1:.1%} on this machine")
 
     def _spawn(self) -> dict[str, Any]:
         """A new worker, greeted.
@@ -297,6 +257,10 @@ class _Runner:
         reason = self._refused.get(planned.case.key)
         if reason is not None:
             return self._without_figures(index, planned, "skipped", reason)
+        assert self._capping is not None  # made when the worker was greeted
+        reason = self._capping.hold(planned.case)
+        if reason is not None:
+            return self._without_figures(index, planned, "unsupported", reason)
         began, begin = now_iso(), time.monotonic()
         event: WorkerDied | None = None
         for attempt in range(_ATTEMPTS):
@@ -328,6 +292,9 @@ class _Runner:
         else:
             assert event is not None  # the loop only runs dry after a death
             record = self._without_figures(index, planned, "crashed", Reason("worker_died", event.describe()))
+        if record.measurement is not None and self._capping.facts:
+            facts = {**record.measurement.facts, **self._capping.facts}
+            record = replace(record, measurement=replace(record.measurement, facts=facts))
         if record.wall_s == 0.0:
             record = replace(record, started_at=began, wall_s=time.monotonic() - begin)
         return record

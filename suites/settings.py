@@ -8,6 +8,9 @@ from typing import Any
 
 from wattline.errors import ParamError, unknown_name
 
+WATCHING_PAIRS = 8
+"""Pairs of blocks, with and without the samplers, that tell what watching costs."""
+_BLOCK_SHARE, _SHORTEST_BLOCK_S, _LONGEST_BLOCK_S = 0.2, 0.1, 0.5
 STOPPING = ("precise", "stable_noise", "time_limit")
 
 
@@ -88,3 +91,14 @@ class MeasureSettings:
             if name not in known:
                 raise unknown_name("setting of [measure]", name, known)
         return cls(**data)
+
+
+def watching_block_s(settings: MeasureSettings) -> float:
+    """Seconds of one such block: a share of a case's time limit, so that a quick preset stays quick; a few polls of the
+    samplers must fall into it."""
+    return min(_LONGEST_BLOCK_S, max(_SHORTEST_BLOCK_S, _BLOCK_SHARE * settings.time_limit_s))
+
+
+def watching_s(settings: MeasureSettings) -> float:
+    """Seconds that measuring the cost of watching takes."""
+    return 2 * WATCHING_PAIRS * watching_block_s(settings)

@@ -16,6 +16,7 @@ from wattline.case import Case
 from wattline.collectors.device import Device, open_device
 from wattline.collectors.energy import EnergySensor, find_energy_sensor
 from wattline.collectors.environment import environment_id, snapshot
+from wattline.collectors.nvml_device import gpu_uuid
 from wattline.collectors.telemetry import Telemetry, telemetry_for
 from wattline.device import Ceilings, DeviceSpec
 from wattline.errors import DeviceError, SensorError, WattlineError
@@ -57,13 +58,18 @@ class Worker:
         torch.set_grad_enabled(False)  # measurements of forward kernels carry no graph along
         # Looked for before the device is opened: the power at rest is that without a context.
         name = str(message["device"])
-        sensor = find_energy_sensor("cpu" if name == "cpu" or not may_have_accelerator() else "cuda")
+        guess = "cpu" if name == "cpu" or not may_have_accelerator() else "cuda"
+        sensor = find_energy_sensor(guess)
         levels = bool(message.get("levels")) and sensor.available
         window_s = message["settings"].get("energy_window_s")
         levelled = _measure_level(sensor, "idle", window_s) if levels else ""
         self._device = device = open_device(name)
-        if device.kind not in ("cpu", "cuda") or (device.kind == "cpu") != (sensor.name == "rapl"):
-            sensor = find_energy_sensor(device.kind, index=device.index)
+        uuid = gpu_uuid(device.kind, device.index)
+        # CUDA and NVML may count GPUs in different orders: what torch calls this one settles which sensor is its.
+        another = bool(uuid) and sensor.available and uuid not in getattr(sensor, "key", uuid)
+        if device.kind != guess or device.index or another:
+            sensor.close()
+            sensor = find_energy_sensor(device.kind, index=device.index, uuid=uuid)
         if levels:
             levelled = _measure_level(sensor, "resident", window_s) or levelled
         self._machine = machine_of(device)
@@ -80,6 +86,7 @@ class Worker:
         self._send(
             protocol.READY,
             device=self._spec.to_dict(),
+            gpu_uuid=uuid,
             environment=environment,
             environment_id=environment_id(environment),
             timer={"name": timer.name, "min_batch_s": timer.min_batch_s, "overhead_s": timer.overhead_s()},
@@ -106,6 +113,7 @@ class Worker:
 
     def _probe(self, message: Mapping[str, Any]) -> None:
         from wattline.suites.probe import probe
+        from wattline.suites.watching import watching_cost
 
         if self._device is None or self._machine is None or self._spec is None:
             raise WattlineError("the worker has no device", why="it was asked to probe before it was greeted")
@@ -117,7 +125,11 @@ class Worker:
         )
         self._spec = self._spec.with_measured(found.ceilings)
         self._renew()
-        self._send(protocol.PROBED, device=self._spec.to_dict(), probe=found.to_dict())
+        self._send(protocol.PROGRESS, phase="probe: cost of watching", time_s=None, precision=None)
+        assert self._telemetry is not None  # as the device, since the greeting
+        assert self._energy is not None
+        cost = watching_cost(self._device, self._telemetry, self._energy, self._settings)
+        self._send(protocol.PROBED, device=self._spec.to_dict(), probe=found.to_dict(), sampler_overhead=cost)
 
     def _measure(self, message: Mapping[str, Any]) -> None:
         if self._runner is None or self._spec is None:

@@ -58,6 +58,7 @@ class Machine:
         torch_version: ``(2, 13)``.
         memory_bytes: memory of the device.
         cache_bytes: its last-level cache.
+        energy: name of the sensor that measures joules here; empty without one.
     """
 
     kind: str = "cpu"
@@ -66,6 +67,7 @@ class Machine:
     torch_version: tuple[int, int] = (0, 0)
     memory_bytes: int = 0
     cache_bytes: int = 0
+    energy: str = ""
 
 
 @dataclass(frozen=True)

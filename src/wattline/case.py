@@ -10,7 +10,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from wattline.errors import SchemaError, unknown_name
+from wattline.errors import ParamError, SchemaError, unknown_name
 from wattline.params import Value
 
 REGIMES: dict[str, str] = {
@@ -30,6 +30,9 @@ FILLS: dict[str, str] = {
 }
 """The data that inputs are filled with."""
 
+CAPS = ("power_limit_w", "clock_hz")
+"""What a device may be held to while a case is measured: conditions like regime and data, but set on the device."""
+
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -43,6 +46,8 @@ class Case:
         params: its typed parameters, complete (defaults filled in); read-only.
         regime: one of :data:`REGIMES`.
         data: one of :data:`FILLS`.
+        power_limit_w: power limit that the device is held to meanwhile; ``None``: left as it is found.
+        clock_hz: clock that its multiprocessors are locked to; ``None``: left as it is found.
     """
 
     op: str
@@ -50,18 +55,29 @@ class Case:
     params: Mapping[str, Value] = field(default_factory=dict)
     regime: str = "cold"
     data: str = "uniform"
+    power_limit_w: float | None = None
+    clock_hz: float | None = None
 
     def __post_init__(self) -> None:
         if self.regime not in REGIMES:
             raise unknown_name("regime", self.regime, REGIMES)
         if self.data not in FILLS:
             raise unknown_name("data fill", self.data, FILLS)
+        for name in CAPS:
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < float("inf")):
+                raise ParamError(f"{name} must be a number above zero, not {value!r}")
         object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
 
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name this case, the same on every machine and in every version."""
         return hashlib.sha256(_CANONICAL.encode(self.to_dict()).encode()).hexdigest()[:16]
+
+    @property
+    def capped(self) -> bool:
+        """Whether the device is to be held to a power limit or a clock."""
+        return self.power_limit_w is not None or self.clock_hz is not None
 
     @property
     def dtype(self) -> str | None:
@@ -83,16 +99,22 @@ class Case:
         words = [self.op, self.impl, shown, self.dtype or "", self.regime]
         if self.data != "uniform":
             words.append(self.data)
+        if self.power_limit_w is not None:
+            words.append(f"at {self.power_limit_w:g} W")
+        if self.clock_hz is not None:
+            words.append(f"at {self.clock_hz / 1e6:g} MHz")
         return " ".join(word for word in words if word)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types; caps that are not set are left out."""
+        caps = {name: value for name in CAPS if (value := getattr(self, name)) is not None}
         return {
             "op": self.op,
             "impl": self.impl,
             "params": dict(self.params),
             "regime": self.regime,
             "data": self.data,
+            **caps,
         }
 
     @classmethod
@@ -103,8 +125,9 @@ class Case:
             SchemaError: a field is missing.
         """
         try:
-            return cls(data["op"], data["impl"], data["params"], data["regime"], data["data"])
-        except (KeyError, TypeError, ValueError) as error:
+            caps = (data.get("power_limit_w"), data.get("clock_hz"))
+            return cls(data["op"], data["impl"], data["params"], data["regime"], data["data"], *caps)
+        except (KeyError, TypeError, ValueError, ParamError) as error:
             raise SchemaError("not a case", why=f"missing or wrong field: {error}") from None
 
     def __eq__(self, other: object) -> bool:
@@ -115,4 +138,9 @@ class Case:
         return hash(self.key)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Case, (self.op, self.impl, dict(self.params), self.regime, self.data))
+        words = (self.op, self.impl, dict(self.params), self.regime, self.data)
+        return (Case, (*words, self.power_limit_w, self.clock_hz))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

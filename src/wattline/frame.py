@@ -14,7 +14,7 @@ _TEXT = ("run", "key", "variant", "op", "impl", "regime", "data", "device", "dty
 _REASON = ("reason_code", "reason")
 _TIME = ("time_s", "time_lo_s", "time_hi_s", "min_s", "p5_s", "p95_s", "p99_s", "iqr_s", "mean_s")
 _FIGURES = (
-    "power_w", "energy_j", "energy_lo_j", "energy_hi_j", "idle_w",
+    "power_w", "energy_j", "energy_lo_j", "energy_hi_j", "idle_w", "power_limit_w", "clock_hz",
     "flops", "bytes_moved", "bound_s", "efficiency", "flops_per_s", "bytes_per_s",
     "check_error", "warmup_s", "first_call_s", "timed_s", "wall_s",
 )  # fmt: skip
@@ -60,6 +60,7 @@ def _row(record: Record, run: str) -> dict[str, Any]:
         "status": record.status, "bound_s": record.bound_s, "bound_by": record.bound_by or None,
         "wall_s": record.wall_s, "seed": record.seed, "sequence": record.sequence,
         "started_at": record.started_at or None, "valid": record.valid,
+        "power_limit_w": case.power_limit_w, "clock_hz": case.clock_hz,
     }  # fmt: skip
     if record.reason:
         row |= {"reason_code": record.reason.code, "reason": record.reason.message}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,11 +234,14 @@ def test_pairs_are_never_cases_that_cannot_run() -> None:
 def test_estimates() -> None:
     measure = {"time_limit_s": 2.0, "warmup_limit_s": 0.5}
     plan = make_plan(set_=SIZE, measure=measure, machine=CPU)
-    assert plan.estimated_s == pytest.approx(6 * (2.0 + 0.5 + 0.15))
+    start = 4.0 + 0.4 + 2 * 8 * 0.4  # worker and probe, one format, the cost of watching
+    assert plan.estimated_s == pytest.approx(start + 6 * (2.0 + 0.5 + 0.15))
+    metered = make_plan(set_=SIZE, measure={**measure, "energy_window_s": 3}, machine=replace(CPU, energy="rapl"))
+    assert metered.estimated_s == pytest.approx(start + 6 * (2.0 + 0.5 + 0.15 + 3.0 + 0.5))
     assert plan.peak_bytes == pytest.approx(2 * 32 * 2**20, rel=0.5)  # small sets fill twice the cache
     assert make_plan(set_=SIZE, measure=measure, budget_s=3, machine=CPU).estimated_s == 3
     unsupported = make_plan(set_=SIZE, dtypes=["tf32"], measure=measure, machine=CPU)
-    assert unsupported.estimated_s < 1
+    assert unsupported.estimated_s < start + 1
     short = make_plan("standard", measure={"time_limit_s": 0.1}, machine=CPU)
     assert short.settings.min_time_s == 0.1  # who shortens the limit means the whole measurement
 

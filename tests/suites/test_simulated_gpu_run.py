@@ -1,0 +1,220 @@
+"""Whole runs beside a simulated GPU: the real program, worker and pynvml; CPU kernels stand for the load.
+
+A start-up file on PYTHONPATH, which exists in these tests only, makes the worker look at the simulated driver although
+its device is the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from wattline.record import Record
+from wattline.run import Run
+from wattline.trace import read_traces
+
+pytest.importorskip("torch")
+
+HOOK = '''
+import wattline.collectors.energy as energy
+import wattline.collectors.nvml_device as nvml_device
+import wattline.collectors.telemetry as telemetry
+
+_sensor, _telemetry, _uuid = energy.find_energy_sensor, telemetry.telemetry_for, nvml_device.gpu_uuid
+energy.find_energy_sensor = lambda kind, *a, **k: _sensor("cuda")
+telemetry.telemetry_for = lambda kind, *a, **k: _telemetry("cuda")
+nvml_device.gpu_uuid = lambda kind, *a, **k: _uuid("cuda")
+'''
+QUICK = (
+    "--measure", "time_limit_s=0.1", "--measure", "min_time_s=0.05", "--measure", "warmup_limit_s=0.05",
+    "--no-fit", "--no-report", "--device", "cpu",
+)  # fmt: skip
+
+
+class Bench:
+    """Runs the program beside one simulated GPU."""
+
+    def __init__(self, gpus: Any, folder: Path) -> None:
+        self.gpus, self.out = gpus, folder / "run"
+        hook = folder / "hook"
+        hook.mkdir()
+        (hook / "sitecustomize.py").write_text(HOOK)
+        self.env = {
+            **gpus.env,
+            "PYTHONPATH": os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.env.pop("CUDA_VISIBLE_DEVICES", None)
+        self.process: subprocess.Popen[str] | None = None
+        gpus.follow(self._pids)
+
+    def _pids(self) -> list[int]:
+        if self.process is None or self.process.poll() is not None:
+            return []
+        try:
+            return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def start(self, *arguments: str, window_s: float = 1.0) -> subprocess.Popen[str]:
+        """Begin a run of small products."""
+        command = [sys.executable, "-m", "wattline.cli", "bench", "--out", str(self.out), *QUICK, *arguments]
+        command += ["--measure", f"energy_window_s={window_s}"]
+        self.process = subprocess.Popen(
+            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/"
+        )
+        return self.process
+
+    def finish(self, timeout: float = 120) -> tuple[int, str]:
+        """Exit code and output."""
+        assert self.process is not None
+        output, _ = self.process.communicate(timeout=timeout)
+        return self.process.returncode, output
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Until something is so; fails when it never is."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.02)
+
+    def records(self) -> list[Record]:
+        """Those written so far."""
+        path = self.out / "records.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [Record.from_json(line) for line in lines if line.endswith("\n")]
+
+
+@pytest.fixture
+def bench(simulated_gpus: Callable[..., Any], tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(simulated_gpus("h100", may_set=1), tmp_path)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.communicate()
+
+
+SHAPES = ("gemm.dense", "--set", "m=192,256", "--set", "n=256", "--set", "k=256")
+
+
+def test_records_carry_joules_and_the_run_its_trace(bench: Bench, tmp_path: Path) -> None:
+    bench.start(*SHAPES, window_s=2.5)
+    code, output = bench.finish()
+    assert code == 0, output
+    records = bench.records()
+    assert [record.status for record in records] == ["ok", "ok"]
+    for record in records:
+        energy = record.measurement.energy if record.measurement else None
+        assert energy is not None, output
+        # The load draws 500 W (less while the host waits); the interval holds the gain of an uncalibrated board.
+        assert 350 < energy.power_w < 530
+        assert 0 < energy.energy_lo_j < energy.energy_j < energy.energy_hi_j
+        assert energy.source == "nvml: total energy counter (gpu)"
+        assert energy.scope == "gpu"
+        assert {"gain", "quantisation"} <= set(energy.budget)
+        assert energy.idle_w is not None
+        assert 70 < energy.idle_w < 200
+        assert record.measurement is not None
+        assert record.measurement.telemetry["gpu_power_limit_w"] == pytest.approx(700)
+    run = Run(bench.out)
+    assert run.manifest["energy"]["available"] is True
+    assert set(run.manifest["energy"]["levels"]) >= {"idle", "resident"}
+    overhead = run.manifest["sampler_overhead"]
+    assert overhead["pairs"] == 8
+    assert overhead["ratio_lo"] <= overhead["ratio"] <= overhead["ratio_hi"]
+    traces = list(read_traces(bench.out))
+    assert {trace.key for trace in traces} == {record.case.key for record in records}
+    for trace in traces:
+        assert {"timing", "energy"} <= {band.label for band in trace.bands}
+        assert any(series.unit == "W" for series in trace.series.values())
+    command = [sys.executable, "-m", "wattline.cli", "export", str(bench.out), "--format", "perfetto"]
+    exported = subprocess.run(
+        [*command, "--out", str(tmp_path / "trace.json")], env=bench.env, capture_output=True, text=True, check=False
+    )
+    assert exported.returncode == 0, exported.stderr
+    names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert any("timing" in str(name) for name in names)
+    subprocess.run(
+        [sys.executable, "-m", "wattline.cli", "report", str(bench.out)], env=bench.env, check=True, capture_output=True
+    )
+    html = (bench.out / "report.html").read_text()
+    assert all(record.case.key in html for record in records)
+
+
+def test_a_gpu_pulled_in_the_middle_loses_no_finished_record(bench: Bench) -> None:
+    bench.start("gemm.dense", "--set", "m=64,128,192,256", "--set", "n=256", "--set", "k=256")
+    bench.wait_for(lambda: len(bench.records()) >= 1)
+    before = [record.to_json() for record in bench.records()]
+    bench.gpus[0].lose()
+    code, output = bench.finish()
+    assert code == 0, output
+    records = bench.records()
+    assert [record.to_json() for record in records[: len(before)]] == before
+    assert records[0].measurement is not None
+    assert records[0].measurement.energy is not None
+    last = records[-1].measurement
+    assert len(records) == 4
+    assert last is not None
+    assert last.stats.median_s > 0  # the kernel has run: its time stands
+    assert last.energy is None
+    assert "energy_refused" in records[-1].flags
+    messages = [flag.message for flag in last.flags]
+    assert any("fallen off the bus" in message for message in messages), messages
+
+
+def test_caps_are_held_recorded_and_put_back(bench: Bench) -> None:
+    gpu = bench.gpus[0]
+    gpu.state.demand_w = 690.0
+    bench.start(*SHAPES[:1], "--set", "m=256", *SHAPES[3:], "--power-limits", "500,none,100")
+    code, output = bench.finish()
+    assert code == 0, output
+    found = {record.case.power_limit_w: record for record in bench.records()}
+    assert set(found) == {500.0, None, 100.0}
+    held = found[500.0].measurement
+    assert held is not None
+    assert held.facts["held_power_limit_w"] == pytest.approx(500)
+    assert held.telemetry["gpu_power_limit_w"] == pytest.approx(500)
+    free = found[None].measurement
+    assert free is not None
+    assert "held_power_limit_w" not in free.facts
+    assert free.telemetry["gpu_power_limit_w"] == pytest.approx(700)
+    refused = found[100.0]
+    assert refused.status == "unsupported"
+    assert refused.reason is not None
+    assert "200 to 700 W" in refused.reason.message
+    assert gpu.state.limit_mw == 700_000
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_caps_are_put_back_when_the_run_is_killed(bench: Bench, how: signal.Signals) -> None:
+    gpu = bench.gpus[0]
+    process = bench.start(*SHAPES, "--power-limits", "400", window_s=3.0)
+    bench.wait_for(lambda: int(gpu.state.limit_mw) == 400_000)
+    process.send_signal(how)
+    bench.wait_for(lambda: int(gpu.state.limit_mw) == 700_000, 30)
+    code, _ = bench.finish()
+    assert code == (130 if how is signal.SIGTERM else -signal.SIGKILL)
+
+
+def test_without_the_right_caps_are_left_alone_and_the_rest_is_measured(bench: Bench) -> None:
+    bench.gpus[0].state.may_set = 0
+    bench.start(*SHAPES[:1], "--set", "m=256", *SHAPES[3:], "--power-limits", "400,none", "--clocks", "1410")
+    code, output = bench.finish()
+    assert code == 0, output
+    assert "may not change the GPU's power limit and clocks" in output
+    assert "nvidia-smi -pl" in output
+    statuses = {(r.case.power_limit_w, r.case.clock_hz): r.status for r in bench.records()}
+    assert statuses == {(400.0, 1.41e9): "unsupported", (None, 1.41e9): "unsupported"}
+    assert bench.gpus[0].state.limit_mw == 700_000
