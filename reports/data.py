@@ -113,10 +113,16 @@ class ReportData:
         return frame
 
     @cached_property
-    def usable(self) -> pd.DataFrame:
+    def trusted(self) -> pd.DataFrame:
         """The rows whose figures can be trusted: measured, checked, not above their bound."""
         frame = self.frame
         return frame[frame["valid"] & frame["time_s"].notna() & (frame["time_s"] > 0)]
+
+    @cached_property
+    def usable(self) -> pd.DataFrame:
+        """The trusted rows of the device as it is: those under a power limit or a locked clock are left out."""
+        rows = self.trusted
+        return rows[rows["power_limit_w"].isna() & rows["clock_hz"].isna()]
 
     @cached_property
     def main(self) -> pd.DataFrame:

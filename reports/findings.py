@@ -50,6 +50,8 @@ class Finding:
 
 def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding]:
     """The findings that the records support, most telling first; empty where nothing was measured."""
+    from wattline.reports import findings_energy  # it needs the words of this module
+
     found = [
         _ceiling(data),
         _far(data),
@@ -57,6 +59,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         _formats(data),
         prediction.finding() if prediction else None,
         _regimes(data),
+        *findings_energy.find(data),
         noise(data),
     ]
     told = [f for f in found if f]

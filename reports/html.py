@@ -49,7 +49,7 @@ def write_report(
 
 def render(data: ReportData, predictor: KernelPredictor | None = None, evaluation: Evaluation | None = None) -> str:
     """The HTML text of a report; see :func:`write_report`."""
-    from wattline.reports import context, figures_speed, figures_trust, findings, predicted, tables
+    from wattline.reports import context, figures_speed, figures_trust, findings, power, predicted, tables
     from wattline.reports.evaluated import prediction_of
     from wattline.reports.svg import marker_definitions
 
@@ -78,6 +78,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
                 figures_speed.regimes(data),
                 figures_speed.skinny(data),
             ],
+            power=power.build(data),
             trust=[figures_trust.noise(data), figures_trust.repeats(data)],
             prediction=prediction,
             prediction_missing=why_not,

@@ -99,7 +99,7 @@ class Worker:
                 "remedy": sensor.remedy,
                 "levels": {k: asdict(v) for k, v in getattr(sensor, "levels", {}).items()},
                 "levels_missing": levelled,
-                "profiles": [asdict(p) for p in getattr(sensor, "profiles", ())],
+                "profiles": [{"source": s.label, **asdict(s.profile)} for s in getattr(sensor, "sources", ())],
             },
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wattline.device import Ceilings, DeviceSpec, known_device
 from wattline.record import Check, Energy, Flag, Measurement, Reason, Record
 from wattline.run import PlannedCase, RunWriter
 from wattline.stats import TimeStats, aa_analysis, summarize
+from wattline.trace import Band, Series, Trace, write_trace
 from wattline.work import bound
 from wattline.workmodels import work_of
 
@@ -231,6 +233,86 @@ def write_run(
 def big_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of some 250 records of every kind, hostile strings included."""
     return write_run(tmp_path_factory.mktemp("runs") / "example", list(fill_records(plan_of())))
+
+
+def metered_record(case: Case, power_w: float, time_s: float, seed: int) -> Record:
+    """A record with joules: 3 % statistical and 5 % systematic error."""
+    record = measured(case, time_s=time_s, seed=seed, sequence=seed)
+    joules = power_w * time_s
+    energy = Energy(
+        power_w, joules, joules * 0.93, joules * 1.08, "nvml: total energy counter (gpu)", "gpu", 80.0,
+        {"quantisation": 0.01, "trial": 0.02, "drift": 0.001, "gain": 0.05, "cross_check": 0.004},
+        ("uncalibrated", "low_confidence") if seed % 5 == 0 else ("uncalibrated",),
+    )  # fmt: skip
+    assert record.measurement is not None
+    return replace(record, measurement=replace(record.measurement, energy=energy))
+
+
+def metered_records() -> list[Record]:
+    """Products without a cap and under two power limits, which cost time and save energy."""
+    found: list[Record] = []
+    for size in (256, 512, 768, 1024):
+        for dtype, power in (("fp32", 420.0), ("bf16", 610.0)):
+            case = dense_case(size, size, size, dtype)
+            time_s = model_time(case, CPU)
+            found.append(metered_record(case, power, time_s, len(found)))
+            for limit, slower in ((400.0, 1.04), (300.0, 1.12)):
+                capped = replace(case, power_limit_w=limit)
+                found.append(metered_record(capped, min(limit, power), time_s * slower, len(found)))
+    return found
+
+
+def metered_trace(record: Record, zero_s: float) -> Trace:
+    """Three seconds of one case, sampled ten times a second."""
+    power = record.measurement.energy.power_w if record.measurement and record.measurement.energy else 0.0
+    times = [0.1 * i for i in range(31)]
+    held = record.case.power_limit_w is not None
+    series = {
+        "gpu_power_instant_w": Series(tuple(times), tuple(80.0 if t < 0.3 else power for t in times), "W"),
+        "gpu_sm_clock_hz": Series(tuple(times), tuple(1.98e9 - 4e8 * held for _ in times), "Hz"),
+        "gpu_temperature_c": Series(tuple(times), tuple(45 + 3 * t for t in times), "degC"),
+        "gpu_throttle_power": Series(tuple(times), tuple(float(held and t > 0.5) for t in times)),
+        "gpu_throttle_thermal": Series(tuple(times), tuple(0.0 for _ in times)),
+        "nvml: total energy counter (gpu)": Series(tuple(times), tuple(power * t for t in times), "J"),
+    }
+    bands = (Band(0.0, 0.4, "timing"), Band(0.4, 0.6, "lead-in"), Band(0.6, 2.9, "energy"))
+    return Trace(
+        record.case.key, 1.7e9 + zero_s, 3.0, label=f"{record.case.label()} {HOSTILE}", device=CPU.id, series=series,
+        bands=bands, missing={"gpu_memory_temperature_c": f"NVML has it not {HOSTILE}"},
+    )  # fmt: skip
+
+
+METERED = {
+    "energy": {
+        "available": True, "name": "nvml", "reason": None, "source": "nvml: total energy counter (gpu)",
+        "scope": "gpu", "remedy": "", "levels_missing": "",
+        "levels": {"idle": {"power_w": 78.0, "half_width": 0.01}, "resident": {"power_w": 112.0, "half_width": 0.01}},
+        "profiles": [
+            {"source": "nvml: total energy counter (gpu)", "period_s": 0.1, "window_s": 0.0, "lag_s": 0.01,
+             "gain_error": 0.05, "calibrated": True, "note": "calibrated"},
+            {"source": "nvml: instant power (186) (gpu)", "period_s": 0.1, "window_s": 0.025, "lag_s": 0.0,
+             "gain_error": 0.05, "calibrated": False, "note": f"prior {HOSTILE}"},
+        ],
+    },
+    "sampler_overhead": {
+        "off_s": 1e-4, "on_s": 1.001e-4, "ratio": 1.001, "ratio_lo": 0.998, "ratio_hi": 1.003, "pairs": 8,
+        "calls": 9000, "block_s": 0.2,
+    },
+}  # fmt: skip
+
+
+def write_metered(path: Path) -> Path:
+    """A run with joules, traces, levels, caps and the cost of watching."""
+    records = metered_records()
+    run = write_run(path, records, manifest=METERED)
+    for i, record in enumerate(records):
+        write_trace(run, metered_trace(record, 3.4 * i))
+    return run
+
+
+@pytest.fixture(scope="session")
+def metered_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_metered(tmp_path_factory.mktemp("metered") / "metered")
 
 
 @pytest.fixture

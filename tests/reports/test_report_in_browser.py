@@ -23,8 +23,11 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
-SECTIONS = ("findings", "unmeasured", "speed", "trust", "predictor", "records", "method")
+SECTIONS = ("findings", "unmeasured", "speed", "power", "trust", "predictor", "records", "method")
 FIGURES = ("roofline", "heat", "line", "regimes", "skinny", "noise", "aa", "predicted", "signed", "learning")
+POWER = (
+    "power-run", "power-case", "energy-time", "energy-flop", "energy-levels", "energy-budget", "energy-caps",
+)  # fmt: skip
 WIDTHS = (1440, 390)
 THEMES = ("light", "dark")
 FLAGS = (
@@ -85,6 +88,12 @@ def report(big_run: Path) -> Path:
 
     fit_run(big_run)
     return write_report(big_run)
+
+
+@pytest.fixture(scope="session")
+def both_reports(report: Path, metered_run: Path) -> dict[str, Path]:
+    """The report of a run without joules, and of one with."""
+    return {"plain": report, "metered": write_report(metered_run)}
 
 
 @pytest.fixture
@@ -325,9 +334,22 @@ def test_the_theme_button_switches_colours(page: Callable[..., Any]) -> None:
     assert driver.execute_script("return getComputedStyle(document.querySelector('#roofline svg text')).fill") != drawn
 
 
+def test_the_power_section_renders(page: Callable[..., Any], both_reports: dict[str, Path]) -> None:
+    driver = page(path=both_reports["metered"])
+    for name in POWER:
+        drawings = driver.find_elements(By.CSS_SELECTOR, f"#{name} svg.plot")
+        assert drawings, name
+        assert all(d.size["width"] > 100 and d.size["height"] > 60 for d in drawings), name
+    assert driver.get_log("browser") == []
+    assert driver.find_element(By.CSS_SELECTOR, "nav a[href='#power']").is_displayed()
+
+
+@pytest.mark.parametrize("which", ["plain", "metered"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_overlaps_or_overflows(page: Callable[..., Any], width: int) -> None:
-    driver = page(width=width)
+def test_nothing_overlaps_or_overflows(
+    page: Callable[..., Any], both_reports: dict[str, Path], width: int, which: str
+) -> None:
+    driver = page(width=width, path=both_reports[which])
     assert driver.execute_script(OVERLAPS) == []
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     outside = driver.execute_script(
@@ -349,14 +371,17 @@ def test_an_unfolded_row_fits_the_screen(page: Callable[..., Any], width: int) -
     assert inner <= width
 
 
+@pytest.mark.parametrize("which", ["plain", "metered"])
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_axe_finds_no_serious_fault(page: Callable[..., Any], width: int, theme: str) -> None:
+def test_axe_finds_no_serious_fault(
+    page: Callable[..., Any], both_reports: dict[str, Path], width: int, theme: str, which: str
+) -> None:
     cached = Path(__file__).resolve().parents[1] / ".cache" / "axe.min.js"
     source = Path(os.environ.get("WATTLINE_AXE", cached))
     if not source.is_file():
         pytest.skip("axe-core is not there: run tests/tools/fetch_axe.sh, or set WATTLINE_AXE to axe.min.js")
-    driver = page(width=width, theme=theme)
+    driver = page(width=width, theme=theme, path=both_reports[which])
     driver.execute_script("document.querySelector('#table button.no').click()")
     driver.execute_script(source.read_text(encoding="utf-8"))
     found = driver.execute_async_script(

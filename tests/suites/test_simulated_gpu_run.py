@@ -150,6 +150,7 @@ def test_records_carry_joules_and_the_run_its_trace(bench: Bench, tmp_path: Path
         [sys.executable, "-m", "wattline.cli", "report", str(bench.out)], env=bench.env, check=True, capture_output=True
     )
     html = (bench.out / "report.html").read_text()
+    assert all(f'id="{name}"' in html for name in ("power-run", "power-case", "energy-time", "energy-levels", "sensor"))
     assert all(record.case.key in html for record in records)
 
 

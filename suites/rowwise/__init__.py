@@ -1,0 +1,1 @@
+"""Row-wise operations: softmax, norms, element-wise arithmetic and rotary embeddings."""
