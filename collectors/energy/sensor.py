@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import hypot
 
 from wattline.collectors.energy.common import EnergySensor, EnergyWindow
 from wattline.collectors.energy.estimate import (
@@ -20,7 +21,7 @@ from wattline.collectors.energy.estimate import (
     relative_difference,
     settle_s,
 )
-from wattline.collectors.energy.polling import Poller, ThreadPoller, Watched
+from wattline.collectors.energy.polling import LEAST_GAP_S, Poller, ThreadPoller, Watched
 from wattline.collectors.energy.sources import COUNTER, POWER, SensorProfile, Source
 from wattline.errors import DeviceError, SensorError
 from wattline.record import Energy
@@ -51,6 +52,10 @@ class Level:
     flags: tuple[str, ...] = ()
 
 
+BEYOND_CHANCE = 1.6
+"""Times the combined half-width of their 95 % intervals: two readings that agree differ by more once in 600."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The estimate of a window: which source gave it, what the check said, and the reservations."""
@@ -75,12 +80,12 @@ def measuring_window(profiles: Sequence[SensorProfile], requested_s: float | Non
     Raises:
         SensorError: less than two periods: that says nothing.
     """
-    period_s = profiles[0].period_s
+    period_s = max(profiles[0].period_s, LEAST_GAP_S)  # a quicker sensor is not read more often than that
     measured_s = max(DEFAULT_WINDOW_S, DEFAULT_PERIODS * period_s) if requested_s is None else requested_s
     if not measured_s >= LEAST_PERIODS * period_s * (1 - 1e-9):
         raise SensorError(
             f"an energy window of {measured_s:g} s is too short",
-            why=f"the sensor's reading changes every {period_s:g} s; {LEAST_PERIODS} periods are the least",
+            why=f"the sensor's reading is new every {period_s:g} s; {LEAST_PERIODS} of them are the least",
             todo=f"use {LOW_CONFIDENCE_PERIODS * period_s:g} s or more, or leave the choice to wattline",
         )
     note = ""
@@ -134,14 +139,14 @@ def choose(watched: Sequence[Watched], begin_s: float, end_s: float) -> Chosen:
         flags.append("module_scope")
     if not entry.source.profile.calibrated:
         flags.append("uncalibrated")
-    # A check against a reading that is itself unsure of more than the limit would tell nothing.
+    # A check between readings that are together unsure of more than the limit would tell nothing.
     other = next(
         (
             e
             for w, e in found[1:]
             if w.source.scope == entry.source.scope
             and (w.source.kind != entry.source.kind or entry.source.kind != COUNTER)
-            and e.half_width <= DISAGREEMENT
+            and hypot(e.half_width, estimate.half_width) <= DISAGREEMENT
         ),
         None,
     )
@@ -149,7 +154,9 @@ def choose(watched: Sequence[Watched], begin_s: float, end_s: float) -> Chosen:
     if difference is None:
         if any(w is not entry and w.source.scope == entry.source.scope for w in watched):
             flags.append("unchecked")
-    elif difference > DISAGREEMENT:
+    elif other is not None and difference > max(
+        DISAGREEMENT, BEYOND_CHANCE * hypot(other.half_width, estimate.half_width)
+    ):
         flags.append("disagreement")
     return Chosen(entry.source, estimate, difference, tuple(dict.fromkeys(flags)))
 

@@ -139,9 +139,11 @@ def test_the_sensor_of_a_cpu(server, tmp_path):
         assert isinstance(sensor, MeteredSensor)
         assert (sensor.name, sensor.scope) == ("rapl", "package+dram")
         assert sensor.window().measured_s == 5.0
-        assert sensor.window(0.01).measured_s == 0.01
+        # It changes every millisecond and is read every five: two reads are the least, 3.2 are taken.
+        assert sensor.window(0.01).measured_s == pytest.approx(0.016)
+        assert sensor.window(0.02).measured_s == 0.02
         with pytest.raises(SensorError, match="too short"):
-            sensor.window(0.001)
+            sensor.window(0.009)
 
 
 def test_a_calibrated_profile_is_used(server, tmp_path):

@@ -118,7 +118,7 @@ def test_window_rule_by_hand():
 def test_two_periods_give_a_figure_and_less_is_refused():
     bench = Bench("counter 100 ms")
     assert bench.measure(0.2).energy_j > 0.4e-3
-    with pytest.raises(SensorError, match="2 periods are the least"):
+    with pytest.raises(SensorError, match="2 of them are the least"):
         bench.measure(0.15)
 
 
@@ -247,8 +247,9 @@ def test_polling_is_gentle_and_irregular():
     assert len(slow.readings) == pytest.approx(10.0 / poll_gap(0.1), rel=0.1)
     assert len(fast.readings) <= 10.0 / LEAST_GAP_S * 1.05
     gaps = [b.time_s - a.time_s for a, b in pairwise(slow.readings)][1:-1]
-    assert min(gaps) < 0.016
-    assert max(gaps) > 0.034
+    mean = poll_gap(0.1)
+    assert min(gaps) < 0.65 * mean
+    assert max(gaps) > 1.35 * mean
 
 
 def test_old_readings_are_forgotten():

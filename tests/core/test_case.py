@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattline.case import FILLS, REGIMES, Case
-from wattline.errors import SchemaError, UnknownNameError
+from wattline.errors import ParamError, SchemaError, UnknownNameError
 
 GEMM = {"batch": 1, "m": 512, "n": 512, "k": 512, "dtype": "fp32", "layout": "nn"}
 
@@ -124,3 +125,17 @@ def test_label_and_dtype() -> None:
     assert case.dtype == "fp32"
     assert Case("launch.overhead", "torch").dtype is None
     assert Case("launch.overhead", "torch").label() == "launch.overhead torch cold"
+
+
+def test_caps_are_conditions_and_leave_other_keys_alone() -> None:
+    plain = Case("gemm.dense", "torch", {"m": 1})
+    assert "power_limit_w" not in plain.to_dict()
+    held = replace(plain, power_limit_w=500.0, clock_hz=1.41e9)
+    assert held.key != plain.key
+    assert held.label().endswith("at 500 W at 1410 MHz")
+    assert Case.from_dict(held.to_dict()) == held
+    assert pickle.loads(pickle.dumps(held)).clock_hz == 1.41e9
+    assert (plain.capped, held.capped) == (False, True)
+    for wrong in (0.0, -5, float("inf"), float("nan"), True, "500"):
+        with pytest.raises(ParamError, match="power_limit_w must be a number above zero"):
+            replace(plain, power_limit_w=wrong)

@@ -282,3 +282,16 @@ def test_a_plan_of_millions_is_refused_before_its_cases_are_made(
 def test_a_condition_with_an_unknown_name_says_where() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown parameter 'q' in the condition 'q < 3'"):
         make_plan("smoke", only=["q < 3"], machine=CPU)
+
+
+def test_caps_multiply_the_cases_and_are_spread() -> None:
+    plan = make_plan(set_=SIZE, power_limits="600,500,none", clocks="1410", machine=CPU)
+    free = make_plan(set_=SIZE, machine=CPU)
+    assert len(plan.cases) == 3 * len(free.cases)
+    assert Counter(p.case.power_limit_w for p in plan.cases) == dict.fromkeys((600.0, 500.0, None), len(free.cases))
+    assert {p.case.clock_hz for p in plan.cases} == {1.41e9}
+    assert plan.arguments["power_limits"] == "600,500,none"
+    first = [p.case.power_limit_w for p in plan.cases[: len(plan.cases) // 2]]
+    assert len(set(first)) == 3  # no block of one cap, whose drift would look like its effect
+    with pytest.raises(ParamError, match="above zero"):
+        make_plan(set_=SIZE, power_limits="-5", machine=CPU)
