@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,20 +34,20 @@ def command(
         else:
             table(columns, rows, right=right)
         return
-    from wattline.suites.registry import entries, get
+    from wattline.suites.registry import entries, get, members, suite_names
 
-    if what is not None and what in {op.split(".")[0] for op in entries()}:
-        _operations(prefix=f"{what}.", json=json, quiet=quiet)
+    if what is not None and what in suite_names():
+        _operations(members(what), json=json, quiet=quiet)
     elif what is not None:
         _operation(what, get(what), json=json)
     else:
-        _operations(prefix="", json=json, quiet=quiet)
+        _operations(entries(), json=json, quiet=quiet)
 
 
-def _operations(*, prefix: str, json: bool, quiet: bool) -> None:
+def _operations(names: Iterable[str], *, json: bool, quiet: bool) -> None:
     from wattline.suites.registry import broken_plugins, entries
 
-    chosen = {op: entry for op, entry in entries().items() if op.startswith(prefix)}
+    chosen = {op: entries()[op] for op in names}
     if json:
         emit_json([_described(op, entry) for op, entry in chosen.items()])
     elif quiet:

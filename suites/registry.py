@@ -21,9 +21,15 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
     ),
     "attention": (
         "wattline.suites.attention.prefill",
+        "wattline.suites.rowwise.softmax",
+        "wattline.suites.rowwise.norms",
+        "wattline.suites.rowwise.elementwise",
+        "wattline.suites.rowwise.rope",
     ),
 }
+"""Modules by suite. A suite holds the operations that its modules register, whatever their names begin with."""
 _entries: dict[str, Entry] = {}
+_members: dict[str, list[str]] = {}
 _loaded = False
 _broken: dict[str, str] = {}
 
@@ -40,11 +46,15 @@ def workload(
     def decorate(cls: type[Workload]) -> type[Workload]:
         if op in _entries:
             raise UsageError(f"the op {op!r} is registered twice", why=f"by {type(_entries[op].workload)} and {cls}")
-        if "." not in op:
+        built_in = next((suite for suite, modules in _BUILT_IN.items() if cls.__module__ in modules), "")
+        if "." not in op and not built_in:
             raise UsageError(f"the op {op!r} has no suite", todo='name it "suite.name"')
         cls.op = op
         instance = cls()
         _entries[op] = Entry(instance)
+        for suite in dict.fromkeys((built_in, op.split(".", maxsplit=1)[0] if "." in op else "")):
+            if suite:
+                _members.setdefault(suite, []).append(op)
         if op not in known_ops():
             register(op, instance.work)
         doc = (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
@@ -123,8 +133,28 @@ def get_implementation(op: str, name: str) -> Implementation:
     return entry.implementations[name]
 
 
+def suite_names() -> list[str]:
+    """The names of suites."""
+    entries()
+    return list(_members)
+
+
+def members(suite: str) -> list[str]:
+    """The ops of a suite.
+
+    Raises:
+        UnknownNameError: no such suite.
+    """
+    if suite not in suite_names():
+        raise unknown_name("suite", suite, _members, listing="wattline list")
+    return list(_members[suite])
+
+
 def select(names: Sequence[str]) -> list[str]:
-    """The ops that names mean: ops themselves (``gemm.dense``) or suites (``gemm``); none means all.
+    """The ops that names mean: ops themselves (``gemm.dense``) or suites; none means all.
+
+    A suite's name is what the names of its ops begin with (``gemm``, ``norm``), or that of a built-in suite, which
+    holds what belongs together whatever its name (``attention`` holds ``norm.rmsnorm`` too).
 
     Raises:
         UnknownNameError: a name that is neither.
@@ -132,13 +162,13 @@ def select(names: Sequence[str]) -> list[str]:
     found = entries()
     if not names:
         return list(found)
-    suites = {op.split(".")[0] for op in found}
+    suites = suite_names()
     chosen: list[str] = []
     for name in names:
         if name in found:
             chosen.append(name)
         elif name in suites:
-            chosen.extend(op for op in found if op.split(".")[0] == name)
+            chosen.extend(_members[name])
         else:
             raise unknown_name("op or suite", name, [*found, *suites], listing="wattline list")
     return list(dict.fromkeys(chosen))

@@ -23,14 +23,14 @@ def function_of(name: str) -> Callable[..., Any]:
     import torch
     from torch.nn import functional
 
-    unary = {
+    unary: dict[str, Callable[..., Any]] = {
         "copy": torch.clone, "relu": torch.relu, "gelu": functional.gelu, "silu": functional.silu,
         "tanh": torch.tanh, "sigmoid": torch.sigmoid, "exp": torch.exp, "neg": torch.neg, "abs": torch.abs,
         "sqrt": torch.sqrt,
     }  # fmt: skip
     if name in unary:
         return unary[name]
-    binary = {
+    binary: dict[str, Callable[..., Any]] = {
         "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow,
         "max": torch.maximum, "min": torch.minimum,
     }  # fmt: skip
@@ -78,7 +78,7 @@ def _register(name: str) -> None:
     count = {1: "one tensor", 2: "two tensors"}[int(elementwise_counts(name)[0])]
     scalar = f" and {SCALAR:g}" if name.endswith("u") and name != "relu" else ""
     doc = f"{name.removesuffix('u') if scalar else name} of {count}{scalar}, element by element."
-    made = type(f"ElementWise{name.capitalize()}", (ElementWise,), {"name": name, "__doc__": doc})
+    made = type(f"ElementWise{name.capitalize()}", (ElementWise,), {"name": name, "__doc__": doc, "__module__": __name__})
     workload(f"elementwise.{name}")(made)
 
     def fused(p: ParamValues, ctx: BuildContext) -> Kernel:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wattline.params import Constraint
+from wattline.params import Constraint, Int
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.registry import implementation, workload
 from wattline.suites.rowwise.common import RowWise, row_params, shape_of
 from wattline.suites.workload import BuildContext, Kernel, ParamValues
 
 BASE = 10000.0
+HEADS = Constraint("rows is a multiple of heads", lambda p: int(p["rows"]) % int(p["heads"]) == 0)
 EVEN = Constraint("cols is even: elements are turned in pairs", lambda p: int(p["cols"]) % 2 == 0)
 
 
@@ -21,13 +22,16 @@ def rotate(x: Any, cos: Any, sin: Any) -> Any:
 
     Args:
         x: ``[rows, cols]``.
-        cos, sin: ``[rows, cols / 2]``, of the angle of each row and pair.
+        cos, sin: ``[rows / heads, cols / 2]``, of the angle of each token and pair; successive rows are the heads of a
+            token.
     """
     import torch
 
     half = x.shape[1] // 2
-    a, b = x[:, :half], x[:, half:]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=1)
+    heads = x.view(cos.shape[0], -1, 2 * half)
+    a, b = heads[..., :half], heads[..., half:]
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2).view(x.shape)
 
 
 def angles(rows: int, cols: int, device: Any) -> tuple[Any, Any]:
@@ -43,12 +47,20 @@ def angles(rows: int, cols: int, device: Any) -> tuple[Any, Any]:
 class Rope(RowWise):
     """Pairs of elements of every row turned by the angle of its position."""
 
-    params = row_params(EVEN)
+    params = row_params(EVEN, HEADS, heads=Int(1, doc="successive rows that are heads of one token"))
+
+    def footprint(self, p: ParamValues) -> float:
+        """See :meth:`Workload.footprint`: the tables of angles take a row for each token."""
+        from wattline.formats import number_format
+
+        tables = 1.0 * int(p["rows"]) // int(p["heads"]) * int(p["cols"])
+        return super().footprint(p) + tables * number_format(str(p["dtype"])).bytes
 
     def inputs(self, p: ParamValues, ctx: BuildContext) -> dict[str, Any]:
         """The rows, and the angles as tables in their format."""
         x = ctx.tensor(shape_of(p), str(p["dtype"]))
-        cos, sin = (t.to(x.dtype) for t in angles(*shape_of(p), x.device))
+        tokens = int(p["rows"]) // int(p["heads"])
+        cos, sin = (t.to(x.dtype) for t in angles(tokens, int(p["cols"]), x.device))
         return {"x": x, "cos": cos, "sin": sin}
 
     def build(self, p: ParamValues, ctx: BuildContext) -> Kernel:
@@ -59,7 +71,8 @@ class Rope(RowWise):
 
     def reference(self, p: ParamValues, rows: Any, inputs: Mapping[str, Any], which: Any) -> Any:
         """See :meth:`RowWise.reference`."""
-        return rotate(rows, inputs["cos"][which].double(), inputs["sin"][which].double())
+        token = which // int(p["heads"])
+        return rotate(rows, inputs["cos"][token].double(), inputs["sin"][token].double())
 
 
 @implementation("rope", "compile", requires=(compiler(),))

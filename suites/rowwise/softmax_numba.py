@@ -15,7 +15,8 @@ def kernels() -> dict[str, Callable[[Any, Any], None]]:
     import numba
     import torch
 
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    most: Any = getattr(numba.config, "NUMBA_NUM_THREADS")  # noqa: B009 - its stubs do not know it
+    numba.set_num_threads(min(torch.get_num_threads(), most))
     # Sums may be reassociated, so that they vectorise; infinities and NaN keep their meaning.
     compile_ = numba.njit(parallel=True, fastmath={"reassoc", "contract", "arcp"}, cache=False)
 

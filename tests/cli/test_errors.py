@@ -212,7 +212,7 @@ def test_ctrl_c_outside_a_run_exits_130(tmp_path: Path) -> None:
 def test_ctrl_c_inside_a_command_says_so(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, wattline.cli.list as listing, wattline.cli.main as m\n"
-        "listing._operations = lambda **_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "listing._operations = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(m.main(sys.argv[1:]))\n"
     )
     done = subprocess.run(
