@@ -78,7 +78,8 @@ def _register(name: str) -> None:
     count = {1: "one tensor", 2: "two tensors"}[int(elementwise_counts(name)[0])]
     scalar = f" and {SCALAR:g}" if name.endswith("u") and name != "relu" else ""
     doc = f"{name.removesuffix('u') if scalar else name} of {count}{scalar}, element by element."
-    made = type(f"ElementWise{name.capitalize()}", (ElementWise,), {"name": name, "__doc__": doc, "__module__": __name__})
+    own = {"name": name, "__doc__": doc, "__module__": __name__}
+    made = type(f"ElementWise{name.capitalize()}", (ElementWise,), own)
     workload(f"elementwise.{name}")(made)
 
     def fused(p: ParamValues, ctx: BuildContext) -> Kernel:
