@@ -50,13 +50,14 @@ class Finding:
 
 def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding]:
     """The findings that the records support, most telling first; empty where nothing was measured."""
-    from wattline.reports import findings_energy  # it needs the words of this module
+    from wattline.reports import figures_sparse, findings_energy  # they need the words of this module
 
     found = [
         _ceiling(data),
         _far(data),
         _cliffs(data),
         _formats(data),
+        figures_sparse.finding(data),
         prediction.finding() if prediction else None,
         _regimes(data),
         *findings_energy.find(data),

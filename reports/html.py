@@ -49,7 +49,16 @@ def write_report(
 
 def render(data: ReportData, predictor: KernelPredictor | None = None, evaluation: Evaluation | None = None) -> str:
     """The HTML text of a report; see :func:`write_report`."""
-    from wattline.reports import context, figures_speed, figures_trust, findings, power, predicted, tables
+    from wattline.reports import (
+        context,
+        figures_sparse,
+        figures_speed,
+        figures_trust,
+        findings,
+        power,
+        predicted,
+        tables,
+    )  # fmt: skip
     from wattline.reports.evaluated import prediction_of
     from wattline.reports.svg import marker_definitions
 
@@ -77,6 +86,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
                 figures_speed.line_sweep(data),
                 figures_speed.regimes(data),
                 figures_speed.skinny(data),
+                *figures_sparse.figures(data),
             ],
             power=power.build(data),
             trust=[figures_trust.noise(data), figures_trust.repeats(data)],

@@ -149,7 +149,7 @@ def make_plan(
         tagged: Iterable[tuple[Case, str]] = ()
         if op in explicit:
             tagged = ((case, _SWEEP) for case in asked_for(op, given, wanted))
-        elif not explicit or names:
+        elif not explicit or op in names:
             tagged = from_preset(op, loaded, given, wanted, needed=bool(names and given))
         for case, sweep in tagged:
             found += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,10 +135,13 @@ FULL = {
     "attention.decode": {"batch": 2, "kv_len": 128, "heads": 4, "kv_heads": 2, "head_dim": 64},
     "gemm.dense": {"batch": 2, "m": 32, "n": 48, "k": 64},
     "gemm.moe": {"tokens": 16, "hidden": 64, "intermediate": 128, "experts": 8, "top_k": 2},
+    # The fewest operations lie at blocks = sqrt(size): here and above more blocks are more work.
+    "gemm.monarch": {"m": 8, "size": 256, "blocks": 16},
+    "gemm.sparse": {"m": 32, "n": 48, "k": 64, "density": 0.1},
 }
 
 
-def params_of(op: str) -> dict[str, int]:
+def params_of(op: str) -> dict[str, Any]:
     if op.startswith("collectives."):
         return {"bytes": 4096, "world_size": 4}
     return FULL.get(op, {"rows": 32, "cols": 64})
@@ -169,7 +173,7 @@ def test_arrays_give_what_numbers_give(op: str) -> None:
     columns = {name: value * rng.integers(1, 9, 20) for name, value in p.items()}
     work = work_of(op, {**columns, "dtype": "bf16"})
     for i in range(20):
-        one = work_of(op, {**{k: int(v[i]) for k, v in columns.items()}, "dtype": "bf16"})
+        one = work_of(op, {**{k: v[i].item() for k, v in columns.items()}, "dtype": "bf16"})
         assert np.broadcast_to(work.total_flops, 20)[i] == pytest.approx(one.total_flops)
         assert np.broadcast_to(work.bytes_at(), 20)[i] == pytest.approx(one.bytes_at())
 

@@ -46,7 +46,7 @@ def test_smoke_touches_every_regime_three_formats_and_something_unsupported() ->
     from wattline.suites.registry import get_implementation
 
     for machine in (CPU, GPU):
-        plan = make_plan("smoke", machine=machine)
+        plan = make_plan("smoke", names=["gemm.dense"], machine=machine)
         assert {p.case.regime for p in plan.cases} == set(REGIMES)
         assert {"fp32", "bf16", "int8"} <= {p.case.dtype for p in plan.cases}
         torch_impl = get_implementation("gemm.dense", "torch")
@@ -54,7 +54,7 @@ def test_smoke_touches_every_regime_three_formats_and_something_unsupported() ->
 
 
 def test_standard_on_a_cpu_holds_what_the_report_and_the_predictor_need() -> None:
-    plan = make_plan("standard", machine=CPU)
+    plan = make_plan("standard", names=["gemm.dense"], machine=CPU)
     cases = [p.case for p in plan.cases if p.variant != "b"]
     cold32 = [c.params for c in cases if c.regime == "cold" and c.dtype == "fp32" and c.data == "uniform"]
     line = [p for p in cold32 if p["m"] == 256 and p["k"] == 256]

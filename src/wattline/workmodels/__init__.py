@@ -23,6 +23,8 @@ _BUILT_IN: dict[str, str] = {
     "attention.prefill": "attention:prefill",
     "gemm.dense": "gemm:dense",
     "gemm.moe": "moe:moe",
+    "gemm.monarch": "monarch:monarch",
+    "gemm.sparse": "sparse:sparse",
     "norm.layernorm": "rowwise:row_model",
     "norm.rmsnorm": "rowwise:row_model",
     "rope": "rowwise:row_model",
