@@ -163,13 +163,13 @@ def finding(data: ReportData) -> Finding | None:
         title = "Where sparse weights begin to beat dense ones cannot be told from this run."
         text = f"Too few of the records of {len(everything)} kernels and shapes are free of noise and other processes."
         return Finding("sparse_density", title, text, "sparse", "time against density", quiet=True)
-    below = sorted(found.x for _, _, found in met if found.verdict == "below" and found.x is not None)
+    below = sorted(found.x for *_, found in met if found.x is not None and found.first == "a")
     if below:
         span = f"{below[0]:.2g}" if len(below) == 1 else f"{below[0]:.2g} to {below[-1]:.2g}"
         title = f"Sparse weights beat dense ones below a density of {span}."
-    elif all(found.verdict == "always" for *_, found in met):
+    elif all(found.verdict == "a_wins" for *_, found in met):
         title = "Sparse weights beat dense ones at every density that was measured."
-    elif all(found.verdict == "never" for *_, found in met):
+    elif all(found.verdict == "b_wins" for *_, found in met):
         title = "Sparse weights beat dense ones at no density that was measured."
     else:
         title = "Whether sparse weights beat dense ones depends on shape and kernel."
@@ -186,9 +186,8 @@ def _verdict(found: Crossover, curve: Curve) -> str:
     low, high = float(curve.rows["density"].min()), float(curve.rows["density"].max())
     span = f"between {low:g} and {high:g}"
     if found.x is None:
-        return f"quicker than dense at every density {span}" if found.verdict == "always" else (
-            f"slower than dense at every density {span}"
-        )  # fmt: skip
-    if found.verdict == "several":
-        return f"crosses dense more than once, first at {found.x:.2g}"
-    return f"quicker than dense {found.verdict} a density of {found.x:.2g}"
+        word = "quicker" if found.verdict == "a_wins" else "slower"
+        return f"{word} than dense at every density {span}"
+    side = "below" if found.first == "a" else "above"
+    several = f" (it changes {found.changes} times)" if found.changes > 1 else ""
+    return f"quicker than dense {side} a density of {found.x:.2g}{several}"

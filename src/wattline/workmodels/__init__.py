@@ -22,6 +22,7 @@ _BUILT_IN: dict[str, str] = {
     "attention.decode": "attention:decode",
     "attention.prefill": "attention:prefill",
     "gemm.dense": "gemm:dense",
+    "gemm.lowrank": "lowrank:lowrank",
     "gemm.moe": "moe:moe",
     "gemm.monarch": "monarch:monarch",
     "gemm.sparse": "sparse:sparse",
