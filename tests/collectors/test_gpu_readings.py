@@ -168,8 +168,14 @@ def test_another_process_on_the_gpu_is_flagged(simulated_gpus: Any) -> None:
 
 def test_a_gpu_pulled_out_meanwhile_ends_the_watch_only(simulated_gpus: Any) -> None:
     gpus = simulated_gpus("h100")
-    gpus[0].lose(time.perf_counter() + 0.15)
-    result = read(gpus, seconds=0.4)
+    telemetry = GpuTelemetry.open(uuid=gpus[0].uuid, binding=gpus.binding())
+    telemetry._period_s = 0.02
+    with telemetry:
+        time.sleep(0.15)
+        gpus[0].lose()
+        time.sleep(0.15)
+    telemetry.close()
+    result = telemetry.result
     assert "fallen off the bus" in result.missing["gpu_telemetry"]
     assert result.means["gpu_temperature_c"] == 45.0
     assert result.series["gpu_temperature_c"].times_s[-1] < result.span_s
