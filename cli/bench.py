@@ -213,9 +213,12 @@ def _fit(folder: Path, *, quiet: bool) -> Path | None:
     from wattline.predictors.datasets import fit_run
 
     try:
-        fit_run(folder)
+        predictor = fit_run(folder)
     except DataError as error:  # too few rows: the run stands, there is just nothing to learn from it
         if not quiet:
             typer.echo(f"note: no predictor: {error}", err=True)
         return None
+    for cause, count in predictor.provenance_.get("left_out", {}).items():
+        if not quiet:
+            typer.echo(f"note: the predictor learned nothing from {count} records {cause}", err=True)
     return folder / "predictor.wl"

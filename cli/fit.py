@@ -40,16 +40,19 @@ def command(
     from wattline.predictors import KernelPredictor, evaluate
     from wattline.predictors.datasets import FEWEST
 
-    X, y, groups, devices, names = training_data(runs)
+    X, y, groups, devices, names, without = training_data(runs)
+    said = ", ".join(f"{count} records {cause}" for cause, count in without.items())
     if len(X) < FEWEST:
         raise DataError(
             f"{len(X)} valid rows; a predictor needs at least {FEWEST}",
-            why=f"in {', '.join(map(str, runs))}",
+            why=f"in {', '.join(map(str, runs))}" + (f"; left out: {said}" if said else ""),
             todo="measure more: `wattline bench --resume`, a larger --preset or --budget",
         )
     target = out or (runs[0] / "predictor.wl" if len(runs) == 1 else Path("predictor.wl"))
     predictor = KernelPredictor(devices, random_state=seed).fit(X, y, groups)
     predictor.provenance_["source"] = ", ".join(f"run {name}" for name in names)
+    if without:
+        predictor.provenance_["left_out"] = without
     found = None
     if scores and groups.nunique() > 1:
         found = evaluate(X, y, groups, devices=devices, folds=folds, seed=seed, learning=False)
@@ -59,27 +62,29 @@ def command(
         emit_json(
             {
                 "predictor": str(target), "rows": len(X), "devices": sorted(devices), "runs": names,
-                "split": found and found.split, "scores": found and dict(found.scores),
+                "left_out": without, "split": found and found.split, "scores": found and dict(found.scores),
                 "by_class": [] if found is None else found.by_class.to_dict("records"),
             }
         )  # fmt: skip
         return
     if found is not None and not quiet:
         _show(found)
+    if said and not quiet:
+        typer.echo(f"left out: {said}")
     typer.echo(str(target) if quiet else f"predictor {target}")
 
 
 def training_data(
     runs: Sequence[Path],
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series[Any], dict[str, DeviceSpec], list[str]]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series[Any], dict[str, DeviceSpec], list[str], dict[str, int]]:
     """The valid rows of runs together.
 
     Args:
         runs: their folders. Where two ran on one device, the ceilings that the later one measured count.
 
     Returns:
-        ``X``, ``y`` and ``groups`` as :func:`wattline.predictors.from_frame` gives them, the devices by id, and the
-        names of the runs.
+        ``X``, ``y`` and ``groups`` as :func:`wattline.predictors.from_frame` gives them, the devices by id, the
+        names of the runs, and what was left out: how many valid rows by cause.
 
     Raises:
         SchemaError, StorageError: a folder that is no run, or cannot be read.
@@ -87,13 +92,15 @@ def training_data(
     import pandas as pd
 
     from wattline.predictors import from_frame
+    from wattline.predictors.datasets import left_out
     from wattline.run import Run
 
     opened = sorted((Run(path) for path in runs), key=lambda run: str(run.manifest.get("created_at", "")))
     frames = [run.to_frame() for run in opened]
     frame = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
     X, y, groups = from_frame(frame)
-    return X, y, groups, {run.device.id: run.device for run in opened}, [run.id for run in opened]
+    devices = {run.device.id: run.device for run in opened}
+    return X, y, groups, devices, [run.id for run in opened], left_out(frame)
 
 
 def _show(found: Evaluation) -> None:

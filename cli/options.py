@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wattline.errors import UsageError
+from wattline.errors import ParamError, UsageError
 
 if TYPE_CHECKING:
     from wattline.suites.plan import Plan
@@ -68,11 +68,11 @@ EnergyWindowOption = Annotated[
 ]
 PowerLimitsOption = Annotated[
     str | None,
-    typer.Option("--power-limits", metavar="WATTS", help="Each case at each power limit: 700,600,none. Needs root."),
+    typer.Option("--power-limits", metavar="WATTS", help="Each case at each power limit: 700,600,default (as root)."),
 ]
 ClocksOption = Annotated[
     str | None,
-    typer.Option("--clocks", metavar="MHZ", help="Each case at each locked clock: 1980,1410,none. Needs root."),
+    typer.Option("--clocks", metavar="MHZ", help="Each case at each locked clock: 1980,1410,default (as root)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what was asked for, and errors.")]
@@ -139,8 +139,8 @@ class Selection:
             "seed": ("--seed", self.seed),
             "max_cases": ("--max-cases", self.max_cases),
             "measure": ("--measure", self.measure and _settings(self.measure)),
-            "power_limits": ("--power-limits", self.power_limits),
-            "clocks": ("--clocks", self.clocks),
+            "power_limits": ("--power-limits", _caps_text(self.power_limits, "--power-limits")),
+            "clocks": ("--clocks", _caps_text(self.clocks, "--clocks")),
         }
         return {name: (flag, value) for name, (flag, value) in given.items() if value is not None and value != []}
 
@@ -167,6 +167,24 @@ class Selection:
 
 def _settings(items: Sequence[str]) -> dict[str, Any]:
     return {name: literal(value) for name, value in assignments(items, "--measure").items()}
+
+
+def _caps_text(text: str | None, flag: str) -> str | None:
+    """A list of caps as written.
+
+    Raises:
+        ParamError: it is none.
+    """
+    if text is None:
+        return None
+    from wattline.collectors.energy.caps import parse_caps
+
+    try:
+        parse_caps(**{flag[2:].replace("-", "_"): text})
+    except ParamError as error:
+        example = "700,600W,default" if flag == "--power-limits" else "1980,1500MHz,default"
+        raise ParamError(f"cannot read {flag} {text}", why=error.what, todo=f"write it like {example}") from None
+    return text
 
 
 def _preset(name: str) -> str | Path:

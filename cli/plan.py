@@ -108,8 +108,12 @@ def _group(cases: Sequence[PlannedCase], plan: Plan, machine: Machine) -> _Group
 def unmet(case: Case, machine: Machine) -> Reason | None:
     """Why a machine cannot run a case, as far as it shows without trying, or ``None``."""
     from wattline.record import Reason
+    from wattline.suites.capping import unmet_caps
     from wattline.suites.registry import get_implementation
 
+    out_of_reach = unmet_caps(case, machine)
+    if out_of_reach is not None:
+        return out_of_reach
     if case.regime == "graph" and machine.kind == "cpu":
         return Reason("no_graphs", "torch captures no graphs on cpu")
     return get_implementation(case.op, case.impl).unmet(case.params, machine)

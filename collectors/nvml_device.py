@@ -11,10 +11,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from wattline.collectors.energy.errors import code_of, nvml_error
+from wattline.collectors.telemetry import is_rocm
 from wattline.errors import SensorError, WattlineError
+from wattline.reasons import Reason
 
 
 class OpenGpu:
@@ -26,11 +29,24 @@ class OpenGpu:
         is_mig: whether torch's device is a part of that GPU.
     """
 
-    def __init__(self, binding: Any, handle: Any, *, is_mig: bool = False) -> None:
+    def __init__(self, binding: Any, handle: Any, *, part: Any = None) -> None:
         self.binding = binding
         self.handle = handle
-        self.is_mig = is_mig
+        self.is_mig = part is not None
+        self._named = part if part is not None else handle
         self._open = True
+
+    def uuids(self) -> tuple[str, str]:
+        """UUID of torch's device and of the whole GPU, as NVML writes them; the same but for a part of one.
+
+        Raises:
+            SensorError: (or :class:`~wattline.errors.DeviceError`) NVML does not say.
+        """
+        try:
+            named, whole = (self.binding.nvmlDeviceGetUUID(handle) for handle in (self._named, self.handle))
+        except self.binding.NVMLError as error:
+            raise nvml_error(code_of(error), "asking for the GPU's UUID") from None
+        return _text(named), _text(whole)
 
     def close(self) -> None:
         """Leave NVML; it may be called twice."""
@@ -70,28 +86,60 @@ def open_gpu(index: int = 0, *, uuid: str | None = None, binding: Any = None) ->
     except binding.NVMLError as error:
         _shut(binding)
         raise nvml_error(code_of(error), f"finding GPU {uuid or index} in NVML") from None
-    return OpenGpu(binding, whole if whole is not None else handle, is_mig=whole is not None)
+    return OpenGpu(binding, handle) if whole is None else OpenGpu(binding, whole, part=handle)
 
 
-def gpu_uuid(kind: str, index: int = 0, *, binding: Any = None) -> str:
-    """The UUID of a device of torch as NVML writes it.
+@dataclass(frozen=True)
+class Identity:
+    """Which GPU computes, and whether its power limit and clocks are for us to set.
 
-    Empty where it is no CUDA device, where NVML does not answer or knows no such device (one of AMD's, say), or where
-    the device is a part of a GPU (MIG) whose settings others share.
+    Attributes:
+        uuid: of torch's device as NVML writes it (``"GPU-..."``, or ``"MIG-..."`` of a part); empty where NVML does
+            not know it.
+        gpu: UUID of the whole GPU.
+        reason: why limits and clocks are out of reach here; ``None`` where they may be tried.
     """
-    if kind != "cuda":
-        return ""
+
+    uuid: str = ""
+    gpu: str = ""
+    reason: Reason | None = None
+
+
+def not_nvidia(kind: str, *, rocm: bool) -> Reason | None:
+    """Why the limits of such a device are out of reach, whatever the machine; ``None`` for NVIDIA's.
+
+    Args:
+        kind: the device's type as torch names it.
+        rocm: torch drives AMD GPUs under the name of CUDA.
+    """
+    other = {"cpu": "the processor", "cuda": "an AMD GPU" if rocm else ""}.get(kind, f"of the kind {kind}")
+    message = f"power limits and clocks are set through NVIDIA's driver, and this device is {other}"
+    return Reason("no_caps", message) if other else None
+
+
+def identify(kind: str, index: int = 0, *, binding: Any = None) -> Identity:
+    """The GPU that a device of torch is. Never raises.
+
+    Args:
+        kind: the device's type as torch names it.
+        index: its number as torch counts.
+        binding: a module like ``pynvml``, for tests.
+    """
+    reason = not_nvidia(kind, rocm=is_rocm())
+    if reason is not None:
+        return Identity(reason=reason)
     try:
         gpu = open_gpu(index, binding=binding)
-    except WattlineError:
-        return ""
-    try:
-        found = gpu.binding.nvmlDeviceGetUUID(gpu.handle)
-    except gpu.binding.NVMLError:
-        return ""
-    finally:
-        gpu.close()
-    return "" if gpu.is_mig else found.decode() if isinstance(found, bytes) else str(found)
+        try:
+            uuid, whole = gpu.uuids()
+        finally:
+            gpu.close()
+    except WattlineError as error:
+        return Identity(reason=Reason("no_nvml", ": ".join(part for part in (error.what, error.why) if part)))
+    if gpu.is_mig:
+        message = "the GPU is split (MIG): its power limit and clocks hold for all parts, whoever uses them"
+        return Identity(uuid, whole, Reason("mig", message))
+    return Identity(uuid, whole)
 
 
 def _handle(binding: Any, index: int, uuid: str | None) -> Any:
@@ -146,6 +194,10 @@ def visible_index(index: int, environment: Mapping[str, str] | None = None) -> i
 def _listed(environment: Mapping[str, str] | None) -> list[str]:
     text = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES", "")
     return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _shut(binding: Any) -> None:

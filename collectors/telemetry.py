@@ -302,7 +302,7 @@ class HostTelemetry(Telemetry):
             flags.append(Flag("throttled_quota", f"the CPU quota ran out in {periods} periods: {within}"))
 
 
-def telemetry_for(kind: str, index: int = 0, *, binding: Any = None) -> Telemetry:
+def telemetry_for(kind: str, index: int = 0, *, uuid: str = "", binding: Any = None) -> Telemetry:
     """The telemetry of a device.
 
     For accelerators the host is watched too, since it launches the kernels. Where the accelerator itself cannot be
@@ -311,23 +311,25 @@ def telemetry_for(kind: str, index: int = 0, *, binding: Any = None) -> Telemetr
     Args:
         kind: ``"cpu"``, or an accelerator's as torch names it: ``"cuda"`` (NVIDIA, and AMD through ROCm), ``"xpu"`` ...
         index: which one of its kind, as torch counts.
+        uuid: of an NVIDIA GPU, as NVML writes it; then the index does not matter.
         binding: a module like ``pynvml``, for tests.
     """
     if kind == "cpu":
         return HostTelemetry()
     if kind != "cuda":
         return _BesideAccelerator(kind, "this version reads those of NVIDIA GPUs only")
-    if binding is None and _is_rocm():
+    if binding is None and is_rocm():
         return _BesideAccelerator(kind, "this is an AMD GPU, and this version reads those of NVIDIA GPUs only")
     from wattline.collectors.gpu_telemetry import AcceleratorTelemetry, GpuTelemetry
 
     try:
-        return AcceleratorTelemetry(GpuTelemetry.open(index, binding=binding))
+        return AcceleratorTelemetry(GpuTelemetry.open(index, uuid=uuid or None, binding=binding))
     except (SensorError, DeviceError) as error:
         return _BesideAccelerator(kind, "; ".join(part for part in (error.what, error.why, error.todo) if part))
 
 
-def _is_rocm() -> bool:
+def is_rocm() -> bool:
+    """Whether torch, where it is loaded, drives AMD GPUs under the name of CUDA."""
     torch = sys.modules.get("torch")  # where a device is measured, torch is loaded
     return bool(torch is not None and getattr(torch.version, "hip", None))
 

@@ -44,17 +44,24 @@ def from_frame(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Seri
         raise DataError(
             f"the frame has no column {', '.join(needed)}", todo="make it with wattline.frame.to_frame or Run.to_frame"
         )
-    usable = frame["valid"] & frame["time_s"].gt(0) & frame["dtype"].notna()
-    for cap in CAPS:
-        if cap in frame.columns:
-            usable &= frame[cap].isna()
-    rows = frame[usable]
+    rows = frame[frame["valid"] & ~capped(frame) & frame["time_s"].gt(0) & frame["dtype"].notna()]
     skipped = (*FIXED_COLUMNS, "time_s")
     params = [c for c in rows.columns if c not in skipped and not c.startswith(_BESIDE) and rows[c].notna().any()]
     X = rows[[*(c for c in _WORDS if c in rows.columns), *params]].rename(columns=lambda c: c.removeprefix("param."))
     y = rows[["time_s"]].astype(float)
     y["power_w"] = rows["power_w"].astype(float) if "power_w" in rows.columns else float("nan")
     return X, y, shape_groups(X)
+
+
+def capped(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows of a frame were asked to run under a power limit or a locked clock."""
+    return frame[[cap for cap in CAPS if cap in frame.columns]].notna().any(axis=1)
+
+
+def left_out(frame: pd.DataFrame) -> dict[str, int]:
+    """How many valid rows :func:`from_frame` leaves out, by cause in words; for the provenance of a fit."""
+    under_caps = int((capped(frame) & frame["valid"]).sum())
+    return {"under a power limit or a locked clock": under_caps} if under_caps else {}
 
 
 def shape_groups(X: pd.DataFrame) -> pd.Series[Any]:
@@ -86,19 +93,20 @@ def fit_run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = N
     run = Run(path)
     frame = run.to_frame()
     X, y, groups = from_frame(frame)
+    without = left_out(frame)
     if len(X) < FEWEST:
         lost = frame.loc[~frame["valid"], "status"].value_counts()
-        reasons = ", ".join(f"{count} {status}" for status, count in lost.items())
+        reasons = ", ".join(f"{count} {name}" for name, count in (*lost.items(), *without.items()))
+        records = f"{len(frame)} records"
         raise DataError(
             f"the run {run.path} has {len(X)} valid rows; a predictor needs at least {FEWEST}",
-            why=f"{len(frame)} records, of which not valid: {reasons}" if reasons else f"{len(frame)} records in all",
+            why=f"{records}, of which not to be learned from: {reasons}" if reasons else f"{records} in all",
             todo="measure more: `wattline bench --resume`, a larger --preset or --budget",
         )
     device = run.device
     predictor = KernelPredictor({device.id: device}).fit(X, y, groups)
     predictor.provenance_ |= {"source": f"run {run.id}", "records": len(frame)}
-    capped = int(sum(record.case.capped and record.valid for record in run.records()))
-    if capped:
-        predictor.provenance_["left_out"] = {"under a power limit or a locked clock": capped}
+    if without:
+        predictor.provenance_["left_out"] = without
     predictor.save(Path(out) if out is not None else run.path / IN_RUN)
     return predictor

@@ -161,6 +161,10 @@ def repeat_command(record: Record, seed: int = 0, device: str = "") -> str:
     words = ["wattline", "bench", case.op, "--impl", case.impl, "--regime", case.regime]
     if case.data != "uniform":
         words += ["--data", case.data]
+    if case.power_limit_w is not None:
+        words += ["--power-limits", f"{case.power_limit_w:g}"]
+    if case.clock_hz is not None:
+        words += ["--clocks", f"{case.clock_hz / 1e6:g}MHz"]
     if case.dtype:
         words += ["--dtype", case.dtype]
     for name, value in case.params.items():

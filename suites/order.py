@@ -65,6 +65,36 @@ def spread(items: Sequence[T], stratum: Callable[[T], Hashable], work: Callable[
     return [item for _, _, item in placed]
 
 
+def gather(order: Sequence[T], group: Callable[[T], Hashable], seed: int, each: int = 6) -> list[T]:
+    """Bring items of one group together within stretches of an order, where changing the group costs time.
+
+    Args:
+        order: what to rearrange.
+        group: what must be changed between two items, such as a power limit.
+        seed: of the order of the groups within a stretch.
+        each: items of a group that a stretch holds on average, at most; in short orders fewer, so that there are four
+            stretches and the groups do not follow one another once only, as a drift would.
+
+    Returns:
+        A permutation that leaves every stretch of ``each`` times as many items as groups where it is: drift still
+        looks like noise, and a prefix is as balanced as before, but for the stretch it ends in. Each stretch begins
+        with the group that the one before ended with.
+    """
+    count = len(set(map(group, order)))
+    stretch = max(1, min(each, len(order) // max(1, 4 * count))) * count
+    chance = random.Random(f"{seed} gather")
+    placed: list[T] = []
+    last: Hashable = None
+    for begin in range(0, len(order), stretch or 1):
+        part = order[begin : begin + stretch]
+        groups = list(dict.fromkeys(map(group, part)))
+        chance.shuffle(groups)
+        groups.sort(key=lambda name: bool(placed) and name != last)
+        last = groups[-1]
+        placed += sorted(part, key=lambda item: groups.index(group(item)))
+    return placed
+
+
 def pair_up(order: Sequence[Case], count: int, cost: Callable[[Case], float]) -> list[PlannedCase]:
     """Mark ``count`` cases as A/A pairs: "a" where the case stands, "b" as a second measurement later on.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from wattline.case import Case
 from wattline.errors import ParamError, PlanError, UsageError
 from wattline.record import Reason
 from wattline.run import PlannedCase
+from wattline.suites.capping import SETTLE_S, unmet_caps
 from wattline.suites.cases import Conditions, Wanted, asked_for, check_wanted, explicit_ops, from_preset
-from wattline.suites.order import cut, pair_up, spread
+from wattline.suites.order import cut, gather, pair_up, spread
 from wattline.suites.presets import Preset, load_preset
 from wattline.suites.registry import get, get_implementation, select
 from wattline.suites.rotation import estimate_memory
@@ -123,7 +125,7 @@ def make_plan(
         seed: of the order and of the inputs.
         max_cases: no more cases than this: a balanced part.
         measure: settings of the measurement loop that replace the preset's.
-        power_limits: watts to hold the device to, each case once with each: ``"700,600,none"``.
+        power_limits: watts to hold the device to, each case once with each: ``"700,600,default"``.
         clocks: clocks to lock it to, likewise: ``"1980,1410MHz"``; see
             :func:`wattline.collectors.energy.caps.parse_caps`.
         machine: what it will run on.
@@ -173,10 +175,12 @@ def make_plan(
         )
     kept, refused = _within_memory(unique.values(), machine)
     strata = {
-        case.key: (case.op, case.impl, case.dtype, case.regime, case.data, sweep, case.power_limit_w, case.clock_hz)
+        case.key: (case.op, case.impl, case.dtype, case.regime, case.data, sweep, *case.caps.items())
         for case, sweep in kept
     }
     order = spread([case for case, _ in kept], lambda c: strata[c.key], _work, seed)
+    if len(held_to) > 1:  # cut first: in a stretch that is cut afterwards, whole caps would be missing
+        order = gather(order[:max_cases], _cap_of, seed)
     pairs = aa if aa is not None else (0 if explicit else loaded.aa)
     planned = pair_up(order, pairs, lambda c: _work(c) if _runs(c, machine) else float("inf"))
     if max_cases is not None:
@@ -218,6 +222,10 @@ def _caps(power_limits: str, clocks: str) -> list[tuple[float | None, float | No
     from wattline.collectors.energy.caps import parse_caps
 
     return [(cap.power_limit_w, cap.sm_clock_hz) for cap in parse_caps(power_limits, clocks)]
+
+
+def _cap_of(case: Case) -> tuple[tuple[str, float], ...]:
+    return tuple(case.caps.items())
 
 
 def _plain(value: object) -> Any:
@@ -284,7 +292,7 @@ def _work(case: Case) -> float:
 
 
 def _runs(case: Case, machine: Machine) -> bool:
-    if case.regime == "graph" and machine.kind == "cpu":
+    if (case.regime == "graph" and machine.kind == "cpu") or unmet_caps(case, machine) is not None:
         return False
     return get_implementation(case.op, case.impl).unmet(case.params, machine) is None
 
@@ -296,5 +304,7 @@ def _estimate(
     if machine.energy:
         each += (settings.energy_window_s or ENERGY_S) + ENERGY_LEAD_S
     start = START_S + PROBE_FORMAT_S * len({p.case.dtype for p in planned}) + watching_s(settings)
-    total = start + sum(each if _runs(p.case, machine) else UNSUPPORTED_S for p in planned)
+    running = [p.case for p in planned if _runs(p.case, machine)]
+    total = start + each * len(running) + UNSUPPORTED_S * (len(planned) - len(running))
+    total += SETTLE_S * sum(_cap_of(case) != _cap_of(following) for case, following in pairwise(running))
     return total if budget_s is None else min(total, budget_s)

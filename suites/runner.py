@@ -105,7 +105,8 @@ class _Runner:
         self._stop = StopRequests(observer.note)
         self._begin = time.monotonic()
         self._worker: WorkerHandle | None = None
-        self._capping: Capping | None = None
+        self._capping = Capping(observer.note)
+        self._gpu: dict[str, Any] | None = None  # that the workers compute on, as the first of them tells
         totals = writer.manifest.get("totals") or {}
         self._wall_before = float(totals.get("wall_s", 0.0))
         self._kernel_s = float(totals.get("kernel_s", 0.0))
@@ -124,23 +125,24 @@ class _Runner:
         for warning in self._writer.warnings:
             self._observer.note(warning)
         self._writer.update(state="running")
-        with self._stop.listening():
+        with self._stop.listening(), self._capping:
             try:
                 state = self._sitting(plan, todo)
             finally:
                 if self._worker is not None:
                     self._worker.quit()
                     self._worker = None
-                left = None if self._capping is None else self._capping.close()
         outcome = self._finish(state, len(plan))
-        if left is not None:
-            raise left
+        self._capping.check_put_back()
         return outcome
 
     def _sitting(self, plan: Sequence[PlannedCase], todo: Sequence[tuple[int, PlannedCase]]) -> str:
         try:
             if todo:
                 self._greet(plan)
+                caps = self._capping.begin(self._gpu or {}, (planned.case for planned in plan))
+                if caps is not None:
+                    self._writer.update(caps=caps)
                 device = DeviceSpec.from_dict(self._writer.manifest["device"])
                 self._observer.run_started(
                     path=self._writer.path, device=device, planned=len(plan), done=self._done,
@@ -175,7 +177,6 @@ class _Runner:
         before = manifest.get("device")
         self._observer.note("starting the worker")
         ready = self._spawn()
-        self._capping = Capping(ready.get("gpu_uuid", ""), ready["device"]["kind"], self._observer.note)
         if before is not None and before["id"] != ready["device"]["id"]:
             raise UsageError(
                 f"this run was begun on {before['id']}, and this device is {ready['device']['id']}",
@@ -228,7 +229,7 @@ class _Runner:
                 settings=self._settings.to_dict(), ceilings=device.get("measured"), levels=not device,
             )  # fmt: skip
             try:
-                return worker.wait_for((protocol.READY,), START_DEADLINE_S)
+                return self._same_gpu(worker.wait_for((protocol.READY,), START_DEADLINE_S))
             except WorkerDied as event:
                 why = f"{event.describe()}; {worker.log_tail()}"
                 worker.kill()
@@ -238,6 +239,18 @@ class _Runner:
         raise DeviceError(
             "no worker process can be started", why=why, todo=f"see {self._writer.path / 'worker.log'}"
         )
+
+    def _same_gpu(self, ready: dict[str, Any]) -> dict[str, Any]:
+        """What a worker said, if it computes on the GPU that the first one did: numbers shift when one is lost."""
+        before, now = self._gpu, ready["gpu"]
+        if before is not None and before["uuid"] and now["uuid"] and now["uuid"] != before["uuid"]:
+            raise DeviceError(
+                "a new worker computes on another GPU than the one before",
+                why=f"{now['uuid']} has taken the place of {before['uuid']}",
+                todo="see whether nvidia-smi still lists the first; then go on with --resume",
+            )
+        self._gpu = before or now
+        return ready
 
     def _need_worker(self) -> WorkerHandle:
         if self._worker is None:
@@ -257,10 +270,9 @@ class _Runner:
         reason = self._refused.get(planned.case.key)
         if reason is not None:
             return self._without_figures(index, planned, "skipped", reason)
-        assert self._capping is not None  # made when the worker was greeted
-        reason = self._capping.hold(planned.case)
-        if reason is not None:
-            return self._without_figures(index, planned, "unsupported", reason)
+        unheld = self._capping.hold(planned.case)
+        if unheld is not None:
+            return self._without_figures(index, planned, *unheld)
         began, begin = now_iso(), time.monotonic()
         event: WorkerDied | None = None
         for attempt in range(_ATTEMPTS):
@@ -292,12 +304,9 @@ class _Runner:
         else:
             assert event is not None  # the loop only runs dry after a death
             record = self._without_figures(index, planned, "crashed", Reason("worker_died", event.describe()))
-        if record.measurement is not None and self._capping.facts:
-            facts = {**record.measurement.facts, **self._capping.facts}
-            record = replace(record, measurement=replace(record.measurement, facts=facts))
         if record.wall_s == 0.0:
             record = replace(record, started_at=began, wall_s=time.monotonic() - begin)
-        return record
+        return self._capping.stamp(record)
 
     def _without_figures(self, index: int, planned: PlannedCase, status: str, reason: Reason) -> Record:
         device = str(self._writer.manifest.get("device", {}).get("id", ""))

@@ -15,8 +15,9 @@ from typing import Any
 from wattline.case import Case
 from wattline.collectors.device import Device, open_device
 from wattline.collectors.energy import EnergySensor, find_energy_sensor
+from wattline.collectors.energy.profiles import device_of
 from wattline.collectors.environment import environment_id, snapshot
-from wattline.collectors.nvml_device import gpu_uuid
+from wattline.collectors.nvml_device import identify
 from wattline.collectors.telemetry import Telemetry, telemetry_for
 from wattline.device import Ceilings, DeviceSpec
 from wattline.errors import DeviceError, SensorError, WattlineError
@@ -59,25 +60,28 @@ class Worker:
         # Looked for before the device is opened: the power at rest is that without a context.
         name = str(message["device"])
         guess = "cpu" if name == "cpu" or not may_have_accelerator() else "cuda"
-        sensor = find_energy_sensor(guess)
-        levels = bool(message.get("levels")) and sensor.available
+        number = name.partition(":")[2]
+        sensor = find_energy_sensor(guess, index=int(number) if number.isascii() and number.isdigit() else 0)
+        levels = bool(message.get("levels"))
         window_s = message["settings"].get("energy_window_s")
-        levelled = _measure_level(sensor, "idle", window_s) if levels else ""
+        levelled = _measure_level(sensor, "idle", window_s) if levels and sensor.available else ""
         self._device = device = open_device(name)
-        uuid = gpu_uuid(device.kind, device.index)
+        gpu = identify(device.kind, device.index)
         # CUDA and NVML may count GPUs in different orders: what torch calls this one settles which sensor is its.
-        another = bool(uuid) and sensor.available and uuid not in getattr(sensor, "key", uuid)
-        if device.kind != guess or device.index or another:
+        another = bool(gpu.gpu) and not (sensor.available and _watches(sensor, gpu.gpu))
+        if device.kind != guess or another:
             sensor.close()
-            sensor = find_energy_sensor(device.kind, index=device.index, uuid=uuid)
-        if levels:
+            sensor = find_energy_sensor(device.kind, index=device.index, uuid=gpu.uuid)
+            late = "which device was meant was known only once it was in use: no power at rest without a context"
+            levelled = late if levels and sensor.available else ""
+        if levels and sensor.available:
             levelled = _measure_level(sensor, "resident", window_s) or levelled
         self._machine = machine_of(device)
         self._spec = device.spec()
         if message.get("ceilings"):
             self._spec = self._spec.with_measured(Ceilings.from_dict(message["ceilings"]))
         self._settings = MeasureSettings.from_dict(message["settings"])
-        self._telemetry = telemetry_for(device.kind, device.index)
+        self._telemetry = telemetry_for(device.kind, device.index, uuid=gpu.uuid)
         self._energy = sensor
         self._renew()
         environment = snapshot()
@@ -86,7 +90,7 @@ class Worker:
         self._send(
             protocol.READY,
             device=self._spec.to_dict(),
-            gpu_uuid=uuid,
+            gpu=asdict(gpu),
             environment=environment,
             environment_id=environment_id(environment),
             timer={"name": timer.name, "min_batch_s": timer.min_batch_s, "overhead_s": timer.overhead_s()},
@@ -153,6 +157,11 @@ class Worker:
 
     def _progress(self, phase: str, time_s: float | None, precision: float | None) -> None:
         self._send(protocol.PROGRESS, phase=phase, time_s=time_s, precision=precision)
+
+
+def _watches(sensor: EnergySensor, uuid: str) -> bool:
+    """Whether a sensor is that of the GPU with this UUID, as far as it says whose it is."""
+    return device_of(str(getattr(sensor, "key", ""))) in ("", uuid)
 
 
 def _measure_level(sensor: EnergySensor, name: str, window_s: float | None) -> str:

@@ -96,9 +96,10 @@ def parse_caps(power_limits: str = "", clocks: str = "") -> tuple[Cap, ...]:
     """The caps that two options name: every power limit with every clock, in the order written.
 
     Args:
-        power_limits: watts: ``"700,600,500"``, ``"300:700:+100"``, ``"650W"``; ``none`` for no cap.
+        power_limits: watts: ``"700,600,500"``, ``"300:700:+100"``, ``"650W"``; ``default`` (or ``none``) for the
+            limit as it was found.
         clocks: of the multiprocessors: ``"1410MHz"``, ``"1.41GHz"``, plain numbers in MHz as nvidia-smi has them;
-            ``none`` for no lock.
+            ``default`` (or ``none``) for no lock.
 
     Returns:
         The product of both; one cap without any limit where both are empty.
@@ -115,7 +116,7 @@ def _values(text: str, unit: str, plain: float, what: str) -> tuple[float | None
     """Numbers with or without their unit; a number without one counts in ``plain``."""
     found: list[float | None] = []
     for part in filter(None, (item.strip() for item in text.split(","))):
-        if part.lower() == "none":
+        if part.lower() in ("default", "none"):
             found.append(None)
         elif ":" in part:
             found += [value * plain for value in parse_range(part)]
@@ -124,7 +125,7 @@ def _values(text: str, unit: str, plain: float, what: str) -> tuple[float | None
             found.append(parse_number(part[: -len(unit)].strip()) if with_unit else parse_number(part) * plain)
     wrong = [value for value in found if value is not None and value <= 0]
     if wrong:
-        raise ParamError(f"a {what} must be above zero, not {wrong[0]:g}", todo="write none for no cap")
+        raise ParamError(f"a {what} must be above zero, not {wrong[0]:g}", todo="write default for no cap")
     return tuple(dict.fromkeys(found))
 
 
@@ -316,17 +317,22 @@ class GpuCaps:
         to_clocks = clock is not None or self._clocks_changed
         # First the promise to put it back, then the change.
         self._watchdog.arm(self._plan(to_limit, to_clocks))
+        before, limit_set = (self._limit_changed, self._clocks_changed), False
         self._limit_changed, self._clocks_changed = to_limit, to_clocks
         target_w = limit if limit is not None else self.found.power_limit_w
         try:
             if to_limit and target_w is not None:
                 self._nvml.nvmlDeviceSetPowerManagementLimit(self._handle, round(target_w * 1e3))
+                limit_set = True
             if clock is not None:
                 mhz = round(clock * 1e-6)
                 self._nvml.nvmlDeviceSetGpuLockedClocks(self._handle, mhz, mhz)
             elif to_clocks:
                 self._nvml.nvmlDeviceResetGpuLockedClocks(self._handle)
         except self._nvml.NVMLError as error:
+            if type(error).__name__ in _READ_ONLY:  # what was refused was not changed: nobody must put it back
+                self._limit_changed, self._clocks_changed = before[0] or limit_set, before[1]
+                self._watchdog.arm(self._plan(self._limit_changed, self._clocks_changed))
             raise self._typed(error, f"setting {cap.label} on {self.found.name}") from None
         now = self.read()
         if to_limit and target_w is not None and (now.power_limit_w is None or abs(now.power_limit_w - target_w) > 0.5):

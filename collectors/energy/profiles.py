@@ -34,6 +34,11 @@ def device_key(uuid: str, driver: str, firmware: str) -> str:
     return " | ".join((uuid, driver, firmware))
 
 
+def device_of(key: str) -> str:
+    """The UUID in a key of :func:`device_key`."""
+    return key.partition(" | ")[0]
+
+
 def load_profile(key: str, field: str, path: Path | None = None) -> SensorProfile | None:
     """The calibrated profile of a device's reading, or ``None`` where there is none.
 

@@ -57,7 +57,7 @@ def _machine(run: Run) -> dict[str, Any]:
 
 def _benchmark(record: Record, measured: Measurement) -> dict[str, Any]:
     case = record.case
-    conditions = {"impl": case.impl, **case.params, "regime": case.regime, "data": case.data}
+    conditions = {"impl": case.impl, **case.params, "regime": case.regime, "data": case.data, **case.caps}
     if record.variant:
         conditions["variant"] = record.variant
     param = "-".join(f"{name}={value}" for name, value in conditions.items())

@@ -67,6 +67,8 @@ class Case:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < float("inf")):
                 raise ParamError(f"{name} must be a number above zero, not {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, float(value))  # 500 and 500.0 are one limit, and have one key
         object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
 
     @cached_property
@@ -75,9 +77,14 @@ class Case:
         return hashlib.sha256(_CANONICAL.encode(self.to_dict()).encode()).hexdigest()[:16]
 
     @property
+    def caps(self) -> dict[str, float]:
+        """The caps that are asked for, by the names of :data:`CAPS`; empty without any."""
+        return {name: value for name in CAPS if (value := getattr(self, name)) is not None}
+
+    @property
     def capped(self) -> bool:
         """Whether the device is to be held to a power limit or a clock."""
-        return self.power_limit_w is not None or self.clock_hz is not None
+        return bool(self.caps)
 
     @property
     def dtype(self) -> str | None:
@@ -107,14 +114,13 @@ class Case:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; caps that are not set are left out."""
-        caps = {name: value for name in CAPS if (value := getattr(self, name)) is not None}
         return {
             "op": self.op,
             "impl": self.impl,
             "params": dict(self.params),
             "regime": self.regime,
             "data": self.data,
-            **caps,
+            **self.caps,
         }
 
     @classmethod

@@ -44,11 +44,12 @@ FLAGS: dict[str, str] = {
     "above_bound": "faster than the device allows: the work model or the timer is wrong",
     "check_failed": "the result differs from the reference by more than its format allows",
     "energy_refused": "the energy sensor could say nothing over so short a load: no joules",
+    "cap_not_held": "another power limit was in force than the case asks for",
     "launch_bound": "launching took longer than the kernel: the time is the host's, not the device's",
 }
 """Validity flags by code."""
 
-DISQUALIFYING = frozenset({"above_bound", "check_failed"})
+DISQUALIFYING = frozenset({"above_bound", "cap_not_held", "check_failed"})
 """Flags that keep a record away from every predictor and every headline."""
 
 
@@ -129,8 +130,9 @@ class Measurement:
         energy: joules, or ``None`` where no sensor measured.
         telemetry: means over the measured part by column name, e.g. ``{"host_clock_hz": 3.1e9}``.
         facts: what the kernel and its check say of themselves by name, e.g. ``{"compile_s": 3.1,
-            "tokens_per_expert": [12, 4]}``: numbers, words, or lists of them; and ``peak_bytes``, the memory that one
-            call took beyond its buffers, where the workload asks for it.
+            "tokens_per_expert": [12, 4]}``: numbers, words, or lists of them; ``peak_bytes``, the memory that one
+            call took beyond its buffers, where the workload asks for it; and of a case with caps what the driver
+            reported afterwards: ``held_power_limit_w`` and ``held_clock_hz``.
         flags: validity flags.
         check: the comparison with the reference, or ``None`` where it was turned off.
     """

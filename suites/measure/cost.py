@@ -8,8 +8,8 @@ cases understate the speed of large ones, and those that waited for a busy proce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 
 from wattline.case import Case
 from wattline.params import Value
@@ -38,14 +38,14 @@ class Estimate:
 
 
 class CostModel:
-    """Remembers what calls took, by kind of case (operation, implementation, number format)."""
+    """Remembers what calls took, by kind of case (operation, implementation, number format, caps)."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str, str | None], list[tuple[float, float, str]]] = {}
+        self._seen: dict[Hashable, list[tuple[float, float, str]]] = {}
 
     @staticmethod
-    def _kind(case: Case) -> tuple[str, str, str | None]:
-        return case.op, case.impl, case.dtype
+    def _kind(case: Case) -> Hashable:
+        return case.op, case.impl, case.dtype, *case.caps.items()
 
     def learn(self, case: Case, work: float, call_s: float) -> None:
         """Remember that a case of this much work took ``call_s`` a call."""
@@ -87,7 +87,7 @@ class CostModel:
             smaller = workload.scout(case.params, size)
             if smaller is None:
                 return None
-            scout = Case(case.op, case.impl, smaller, case.regime, case.data)
+            scout = replace(case, params=smaller)
             took, done = run(smaller), _amount(workload, smaller)
             self.learn(scout, done, took)
             known = self.estimate(case, amount)

@@ -138,3 +138,14 @@ def test_the_energy_window_is_a_setting_of_the_loop() -> None:
 
     assert energy_setting("500ms") == "energy_window_s=0.5"
     assert energy_setting("2m") == "energy_window_s=120.0"
+
+
+def test_caps_are_read_where_they_are_written() -> None:
+    chosen = Selection(power_limits="700,600W,default", clocks="1980, 1.5GHz")
+    assert chosen.arguments() == {
+        "power_limits": ("--power-limits", "700,600W,default"), "clocks": ("--clocks", "1980, 1.5GHz")
+    }  # fmt: skip
+    for wrong, flag in (({"power_limits": "500V"}, "--power-limits 500V"), ({"clocks": "0"}, "--clocks 0")):
+        with pytest.raises(ParamError, match=flag) as caught:
+            Selection(**wrong).arguments()
+        assert "default" in caught.value.todo

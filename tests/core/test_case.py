@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,14 +127,23 @@ def test_label_and_dtype() -> None:
 
 
 def test_caps_are_conditions_and_leave_other_keys_alone() -> None:
-    plain = Case("gemm.dense", "torch", {"m": 1})
-    assert "power_limit_w" not in plain.to_dict()
-    held = replace(plain, power_limit_w=500.0, clock_hz=1.41e9)
-    assert held.key != plain.key
-    assert held.label().endswith("at 500 W at 1410 MHz")
-    assert Case.from_dict(held.to_dict()) == held
-    assert pickle.loads(pickle.dumps(held)).clock_hz == 1.41e9
-    assert (plain.capped, held.capped) == (False, True)
-    for wrong in (0.0, -5, float("inf"), float("nan"), True, "500"):
-        with pytest.raises(ParamError, match="power_limit_w must be a number above zero"):
-            replace(plain, power_limit_w=wrong)
+    plain = Case("gemm.dense", "torch", GEMM)
+    assert plain.key == Case("gemm.dense", "torch", GEMM, power_limit_w=None, clock_hz=None).key == "6d0703dc339742fa"
+    assert not {"power_limit_w", "clock_hz"} & plain.to_dict().keys()
+    assert (plain.caps, plain.capped) == ({}, False)
+    whole = Case("gemm.dense", "torch", GEMM, power_limit_w=500)
+    assert whole == Case("gemm.dense", "torch", GEMM, power_limit_w=500.0)  # one limit, however it is written
+    both = dataclasses.replace(whole, clock_hz=1.41e9)
+    assert both.caps == {"power_limit_w": 500.0, "clock_hz": 1.41e9}
+    assert len({plain.key, whole.key, both.key, Case("gemm.dense", "torch", GEMM, clock_hz=500).key}) == 4
+    assert both.label().endswith("cold at 500 W at 1410 MHz")
+    assert Case.from_dict(json.loads(json.dumps(both.to_dict()))) == both
+    assert pickle.loads(pickle.dumps(both)) == both
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "500"])
+def test_a_cap_that_is_no_figure_is_refused(value: Any) -> None:
+    with pytest.raises(ParamError, match="power_limit_w"):
+        Case("a", "b", power_limit_w=value)
+    with pytest.raises(SchemaError, match="not a case"):
+        Case.from_dict({**Case("a", "b").to_dict(), "clock_hz": value})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -113,3 +114,12 @@ def test_a_stream_is_enough(make_record: MakeRecord) -> None:
     frame = to_frame(make_record(m, sequence=i) for i, m in enumerate((8, 16, 32)))
     assert frame["m"].tolist() == [8, 16, 32]
     assert frame.index.tolist() == [0, 1, 2]
+
+
+def test_caps_have_columns_of_their_own(make_record: MakeRecord) -> None:
+    free = make_record()
+    frame = to_frame([free, replace(free, case=replace(free.case, power_limit_w=500))])
+    assert frame["power_limit_w"].dtype == frame["clock_hz"].dtype == "float64"
+    assert math.isnan(frame["power_limit_w"][0])
+    assert frame["power_limit_w"][1] == 500.0
+    assert frame["clock_hz"].isna().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from wattline.errors import DataError, ParamError
 from wattline.predictors import evaluate, fit_run, from_frame, from_run, load
+from wattline.predictors.datasets import left_out
 from wattline.predictors.splits import Frontier, LeaveGroupsOut, LeaveOneDeviceOut
 from wattline.run import Run
 
@@ -144,3 +146,23 @@ def test_the_documented_examples_run(run_folder: Path) -> None:
     for block in blocks:
         exec(compile(block, str(DOCS), "exec"), scope)
     assert isinstance(scope["table"], pd.DataFrame)
+
+
+def test_what_ran_under_caps_is_left_out_openly(run_maker: Callable[..., Path], tmp_path: Path) -> None:
+    path = run_maker(tmp_path / "run")
+    records = list(Run(path).records())
+    lines = []
+    for i, record in enumerate(records):
+        caps: dict[str, float] = {"power_limit_w": 300.0} if i % 6 == 2 else {"clock_hz": 1e9} if i % 6 == 3 else {}
+        lines.append(replace(record, case=replace(record.case, **caps)).to_json() + "\n")
+    (path / "records.jsonl").write_text("".join(lines))
+    frame = Run(path).to_frame()
+    X, _, _ = from_frame(frame)
+    assert len(X) == 58 - 20
+    assert not {"power_limit_w", "clock_hz"} & set(X.columns)
+    assert left_out(frame) == {"under a power limit or a locked clock": 20}
+    made = fit_run(path)
+    assert made.provenance_["left_out"] == {"under a power limit or a locked clock": 20}
+    older = frame.drop(columns=["power_limit_w", "clock_hz"])  # a frame of before there were caps
+    assert len(from_frame(older)[0]) == 58
+    assert left_out(older) == {}

@@ -92,6 +92,15 @@ def test_the_command_is_one_that_the_command_line_takes(
     assert keys == {make_case(96, 64, 32, "fp32", "hot").key}
 
 
+def test_the_command_has_the_caps(make_case: Callable[..., Any], make_record: Callable[..., Any]) -> None:
+    from wattline.collectors.energy.caps import Cap, parse_caps
+
+    case = replace(make_case(96, 64, 32, "fp32", "hot"), power_limit_w=512.5, clock_hz=1.41e9)
+    words = shlex.split(repeat_command(make_record(case)))
+    limits, clocks = (words[words.index(flag) + 1] for flag in ("--power-limits", "--clocks"))
+    assert parse_caps(limits, clocks) == (Cap(512.5, 1.41e9),)
+
+
 def _machine() -> Any:
     from wattline.suites.machine import machine_facts
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattline.case import Case
 from wattline.run import PlannedCase
-from wattline.suites.order import cut, pair_up, spread, van_der_corput
+from wattline.suites.order import cut, gather, pair_up, spread, van_der_corput
 
 STRATA = st.lists(st.integers(1, 60), min_size=1, max_size=15)
 
@@ -109,3 +110,34 @@ def test_cut_makes_half_a_pair_an_ordinary_case() -> None:
     whole = [PlannedCase(one, "a"), PlannedCase(two), PlannedCase(one, "b")]
     assert cut(whole, 2) == [PlannedCase(one), PlannedCase(two)]
     assert cut(whole, 3) == whole
+
+
+@settings(max_examples=200)
+@given(STRATA, st.integers(0, 2**32), st.integers(1, 8))
+def test_gathering_moves_nothing_out_of_its_stretch_and_changes_groups_seldom(
+    sizes: list[int], seed: int, each: int
+) -> None:
+    order = _spread(sizes, seed)
+    gathered = gather(order, lambda item: item[0], seed, each)
+    groups = len(sizes)
+    stretch = groups * max(1, min(each, len(order) // (4 * groups)))
+    parts = range(0, len(order), stretch)
+    for begin in parts:
+        assert sorted(gathered[begin : begin + stretch]) == sorted(order[begin : begin + stretch])
+    changes = sum(one[0] != following[0] for one, following in pairwise(gathered))
+    assert changes <= len(parts) * groups - 1  # one more where a stretch lacks the last group of the one before
+    assert gathered == gather(order, lambda item: item[0], seed, each)
+
+
+def test_gathering_by_hand() -> None:
+    order = [f"{limit}{i}" for i in range(8) for limit in "abc"]
+    gathered = gather(order, lambda item: item[0], 0)  # six of each would be three quarters of it: two
+    blocks = [[item[0] for item in gathered[i : i + 2]] for i in range(0, 24, 2)]
+    assert all(len(set(block)) == 1 for block in blocks)
+    for end in (2, 5, 8):
+        assert blocks[end] == blocks[end + 1]  # a stretch begins with what the one before ended with
+        assert len({*blocks[end - 2], *blocks[end - 1], *blocks[end]}) == 3
+    assert gather([], lambda item: item, 0) == []
+    assert gather(order, lambda item: 0, 0) == order
+    # Within a block the order is that of before.
+    assert all(first[1] <= second[1] for first, second in zip(gathered[::2], gathered[1::2], strict=True))

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 import wattline.suites.plan as plan_module
 from wattline.case import REGIMES
 from wattline.errors import ParamError, PlanError, RangeError, UnknownNameError, UsageError
+from wattline.suites.capping import SETTLE_S
 from wattline.suites.cases import from_preset
-from wattline.suites.plan import Plan, make_plan
+from wattline.suites.plan import UNSUPPORTED_S, Plan, make_plan
 from wattline.suites.workload import Machine
 
 CPU = Machine(kind="cpu", torch_version=(2, 13), memory_bytes=8 * 10**9, cache_bytes=32 * 2**20)
@@ -285,13 +287,53 @@ def test_a_condition_with_an_unknown_name_says_where() -> None:
 
 
 def test_caps_multiply_the_cases_and_are_spread() -> None:
-    plan = make_plan(set_=SIZE, power_limits="600,500,none", clocks="1410", machine=CPU)
+    plan = make_plan(set_=SIZE, power_limits="600,500,default", clocks="1410", machine=CPU)
     free = make_plan(set_=SIZE, machine=CPU)
     assert len(plan.cases) == 3 * len(free.cases)
     assert Counter(p.case.power_limit_w for p in plan.cases) == dict.fromkeys((600.0, 500.0, None), len(free.cases))
     assert {p.case.clock_hz for p in plan.cases} == {1.41e9}
-    assert plan.arguments["power_limits"] == "600,500,none"
+    assert plan.arguments["power_limits"] == "600,500,default"
     first = [p.case.power_limit_w for p in plan.cases[: len(plan.cases) // 2]]
     assert len(set(first)) == 3  # no block of one cap, whose drift would look like its effect
     with pytest.raises(ParamError, match="above zero"):
         make_plan(set_=SIZE, power_limits="-5", machine=CPU)
+
+
+def test_caps_multiply_the_cases_and_are_kept_for_a_resume() -> None:
+    plan = make_plan(set_=SIZE, power_limits="700,500,default", clocks="1500", machine=GPU)
+    caps = Counter((p.case.power_limit_w, p.case.clock_hz) for p in plan.cases)
+    assert caps == {(700.0, 1.5e9): 6, (500.0, 1.5e9): 6, (None, 1.5e9): 6}
+    assert (plan.arguments["power_limits"], plan.arguments["clocks"]) == ("700,500,default", "1500")
+    again = make_plan(**plan.arguments, machine=GPU)
+    assert again.cases == plan.cases
+    free = make_plan(set_=SIZE, machine=GPU)
+    assert {p.case.key for p in make_plan(set_=SIZE, power_limits="default", machine=GPU).cases} == {
+        p.case.key for p in free.cases
+    }
+
+
+def test_caps_change_seldom_and_every_part_of_a_plan_has_all_of_them() -> None:
+    sizes = {"m": "64:4096:x2", "n": "32,64,128", "k": "16,32"}
+    plan = make_plan(set_=sizes, power_limits="700,600,500", machine=GPU)
+    limits = [p.case.power_limit_w for p in plan.cases]
+    assert len(limits) == 126
+    for begin in range(0, 126, 18):  # stretches of six cases a limit
+        assert set(limits[begin : begin + 18]) == {700.0, 600.0, 500.0}
+    assert sum(one != following for one, following in pairwise(limits)) <= 2 * 7
+    cut = make_plan(set_=sizes, power_limits="700,600,500", max_cases=9, machine=GPU)
+    assert set(Counter(p.case.power_limit_w for p in cut.cases)) == {700.0, 600.0, 500.0}
+    # Each change costs its wait; on a machine that cannot hold caps there are none, and capped cases cost a record.
+    one = make_plan(set_=sizes, power_limits="700", machine=GPU)
+    each = (one.estimated_s - make_plan(set_=SIZE, power_limits="700", machine=GPU).estimated_s) / (42 - 6)
+    changes = sum(one != following for one, following in pairwise(limits))
+    assert plan.estimated_s == pytest.approx(one.estimated_s + 84 * each + SETTLE_S * changes)
+    processor = make_plan(set_=SIZE, power_limits="700", machine=CPU)
+    start = processor.estimated_s - 6 * UNSUPPORTED_S
+    assert make_plan(set_=SIZE, machine=CPU).estimated_s > start + 6
+
+
+def test_caps_that_cannot_be_read_are_refused() -> None:
+    with pytest.raises(ParamError, match="above zero"):
+        make_plan(set_=SIZE, power_limits="0", machine=GPU)
+    with pytest.raises(ParamError):
+        make_plan(set_=SIZE, clocks="fast", machine=GPU)
