@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from wattline.suites.workload import Machine
 CPU = Machine(kind="cpu", torch_version=(2, 13), memory_bytes=8 * 10**9, cache_bytes=32 * 2**20)
 GPU = Machine(kind="cuda", sm=90, torch_version=(2, 13), memory_bytes=141 * 10**9, cache_bytes=50 * 2**20)
 SIZE = {"m": "64,128", "n": "32", "k": "16:64:x2"}
+dense_plan = partial(make_plan, names=("gemm.dense",))
 
 
 def _column(plan: Plan, name: str) -> Counter[object]:
@@ -70,27 +72,27 @@ def test_standard_on_a_cpu_holds_what_the_report_and_the_predictor_need() -> Non
 
 
 def test_everything_given_is_exactly_the_product() -> None:
-    plan = make_plan(names=["gemm.dense"], set_=SIZE, dtypes=["fp32", "bf16"], regimes=["hot", "cold"], machine=CPU)
+    plan = dense_plan(set_=SIZE, dtypes=["fp32", "bf16"], regimes=["hot", "cold"], machine=CPU)
     assert len(plan.cases) == 2 * 1 * 3 * 2 * 2
     assert not any(p.variant for p in plan.cases)
     assert plan.budget_s is None
     assert _column(plan, "k") == {16: 8, 32: 8, 64: 8}
     default = make_plan(names=["gemm"], set_=SIZE, machine=CPU)
     assert {(p.case.dtype, p.case.regime, p.case.data) for p in default.cases} == {("fp32", "cold", "uniform")}
-    assert len(make_plan(set_=SIZE, machine=CPU).cases) == 6
-    chosen = make_plan(set_={**SIZE, "dtype": "int8", "regime": "hot,eager", "data": "zeros"}, aa=2, machine=CPU)
+    assert len(dense_plan(set_=SIZE, machine=CPU).cases) == 6
+    chosen = dense_plan(set_={**SIZE, "dtype": "int8", "regime": "hot,eager", "data": "zeros"}, aa=2, machine=CPU)
     assert len(chosen.cases) == 12 + 2
     assert {(p.case.dtype, p.case.data) for p in chosen.cases} == {("int8", "zeros")}
 
 
 def test_a_part_given_replaces_that_of_the_preset() -> None:
-    whole = make_plan("smoke", aa=0, machine=CPU)
-    changed = make_plan("smoke", aa=0, set_={"m": "33"}, machine=CPU)
+    whole = dense_plan("smoke", aa=0, machine=CPU)
+    changed = dense_plan("smoke", aa=0, set_={"m": "33"}, machine=CPU)
     assert set(_column(changed, "m")) == {33}
     assert 0 < len(changed.cases) <= len(whole.cases)
-    two = make_plan("smoke", aa=0, set_={"m": "33,34"}, machine=CPU)
+    two = dense_plan("smoke", aa=0, set_={"m": "33,34"}, machine=CPU)
     assert len(two.cases) == 2 * len(changed.cases)
-    hot = make_plan("smoke", aa=0, set_={"regime": "hot"}, machine=CPU)
+    hot = dense_plan("smoke", aa=0, set_={"regime": "hot"}, machine=CPU)
     assert {p.case.regime for p in hot.cases} == {"hot"}
 
 
@@ -175,15 +177,15 @@ def test_mistakes_in_a_sweep_are_named(tmp_path: Path, sweep: str, words: str) -
 def test_cases_larger_than_memory_are_refused_with_the_figure() -> None:
     # Two cold sets of three 64Ki x 64Ki fp32 matrices: 103 GB.
     with pytest.raises(PlanError, match=r"103 GB .* 8\.00 GB"):
-        make_plan(set_={"m": "64Ki", "n": "64Ki", "k": "64Ki"}, machine=CPU)
-    plan = make_plan(set_={"m": "64,64Ki", "n": "64Ki", "k": "64Ki"}, regimes=["hot"], machine=Machine(
+        dense_plan(set_={"m": "64Ki", "n": "64Ki", "k": "64Ki"}, machine=CPU)
+    plan = dense_plan(set_={"m": "64,64Ki", "n": "64Ki", "k": "64Ki"}, regimes=["hot"], machine=Machine(
         memory_bytes=20 * 10**9, cache_bytes=2**25))  # fmt: skip
     assert [p.case.params["m"] for p in plan.cases] == [64]
     assert [r.case.params["m"] for r in plan.refused] == [65536]
     assert "51.5 GB" in plan.refused[0].reason.message
     assert plan.refused[0].reason.code == "larger_than_memory"
     # Nothing is known of the memory: nothing is refused.
-    assert not make_plan(set_={"m": "64Ki", "n": "64Ki", "k": "64Ki"}, machine=Machine()).refused
+    assert not dense_plan(set_={"m": "64Ki", "n": "64Ki", "k": "64Ki"}, machine=Machine()).refused
 
 
 def test_the_same_case_of_two_sweeps_is_kept_once(tmp_path: Path) -> None:
@@ -235,14 +237,14 @@ def test_pairs_are_never_cases_that_cannot_run() -> None:
 
 def test_estimates() -> None:
     measure = {"time_limit_s": 2.0, "warmup_limit_s": 0.5}
-    plan = make_plan(set_=SIZE, measure=measure, machine=CPU)
+    plan = dense_plan(set_=SIZE, measure=measure, machine=CPU)
     start = 4.0 + 0.4 + 2 * 8 * 0.4  # worker and probe, one format, the cost of watching
     assert plan.estimated_s == pytest.approx(start + 6 * (2.0 + 0.5 + 0.15))
-    metered = make_plan(set_=SIZE, measure={**measure, "energy_window_s": 3}, machine=replace(CPU, energy="rapl"))
+    metered = dense_plan(set_=SIZE, measure={**measure, "energy_window_s": 3}, machine=replace(CPU, energy="rapl"))
     assert metered.estimated_s == pytest.approx(start + 6 * (2.0 + 0.5 + 0.15 + 3.0 + 0.5))
     assert plan.peak_bytes == pytest.approx(2 * 32 * 2**20, rel=0.5)  # small sets fill twice the cache
-    assert make_plan(set_=SIZE, measure=measure, budget_s=3, machine=CPU).estimated_s == 3
-    unsupported = make_plan(set_=SIZE, dtypes=["tf32"], measure=measure, machine=CPU)
+    assert dense_plan(set_=SIZE, measure=measure, budget_s=3, machine=CPU).estimated_s == 3
+    unsupported = dense_plan(set_=SIZE, dtypes=["tf32"], measure=measure, machine=CPU)
     assert unsupported.estimated_s < start + 1
     short = make_plan("standard", measure={"time_limit_s": 0.1}, machine=CPU)
     assert short.settings.min_time_s == 0.1  # who shortens the limit means the whole measurement
@@ -287,8 +289,8 @@ def test_a_condition_with_an_unknown_name_says_where() -> None:
 
 
 def test_caps_multiply_the_cases_and_are_spread() -> None:
-    plan = make_plan(set_=SIZE, power_limits="600,500,default", clocks="1410", machine=CPU)
-    free = make_plan(set_=SIZE, machine=CPU)
+    plan = dense_plan(set_=SIZE, power_limits="600,500,default", clocks="1410", machine=CPU)
+    free = dense_plan(set_=SIZE, machine=CPU)
     assert len(plan.cases) == 3 * len(free.cases)
     assert Counter(p.case.power_limit_w for p in plan.cases) == dict.fromkeys((600.0, 500.0, None), len(free.cases))
     assert {p.case.clock_hz for p in plan.cases} == {1.41e9}
@@ -296,44 +298,44 @@ def test_caps_multiply_the_cases_and_are_spread() -> None:
     first = [p.case.power_limit_w for p in plan.cases[: len(plan.cases) // 2]]
     assert len(set(first)) == 3  # no block of one cap, whose drift would look like its effect
     with pytest.raises(ParamError, match="above zero"):
-        make_plan(set_=SIZE, power_limits="-5", machine=CPU)
+        dense_plan(set_=SIZE, power_limits="-5", machine=CPU)
 
 
 def test_caps_multiply_the_cases_and_are_kept_for_a_resume() -> None:
-    plan = make_plan(set_=SIZE, power_limits="700,500,default", clocks="1500", machine=GPU)
+    plan = dense_plan(set_=SIZE, power_limits="700,500,default", clocks="1500", machine=GPU)
     caps = Counter((p.case.power_limit_w, p.case.clock_hz) for p in plan.cases)
     assert caps == {(700.0, 1.5e9): 6, (500.0, 1.5e9): 6, (None, 1.5e9): 6}
     assert (plan.arguments["power_limits"], plan.arguments["clocks"]) == ("700,500,default", "1500")
     again = make_plan(**plan.arguments, machine=GPU)
     assert again.cases == plan.cases
-    free = make_plan(set_=SIZE, machine=GPU)
-    assert {p.case.key for p in make_plan(set_=SIZE, power_limits="default", machine=GPU).cases} == {
+    free = dense_plan(set_=SIZE, machine=GPU)
+    assert {p.case.key for p in dense_plan(set_=SIZE, power_limits="default", machine=GPU).cases} == {
         p.case.key for p in free.cases
     }
 
 
 def test_caps_change_seldom_and_every_part_of_a_plan_has_all_of_them() -> None:
     sizes = {"m": "64:4096:x2", "n": "32,64,128", "k": "16,32"}
-    plan = make_plan(set_=sizes, power_limits="700,600,500", machine=GPU)
+    plan = dense_plan(set_=sizes, power_limits="700,600,500", machine=GPU)
     limits = [p.case.power_limit_w for p in plan.cases]
     assert len(limits) == 126
     for begin in range(0, 126, 18):  # stretches of six cases a limit
         assert set(limits[begin : begin + 18]) == {700.0, 600.0, 500.0}
     assert sum(one != following for one, following in pairwise(limits)) <= 2 * 7
-    cut = make_plan(set_=sizes, power_limits="700,600,500", max_cases=9, machine=GPU)
+    cut = dense_plan(set_=sizes, power_limits="700,600,500", max_cases=9, machine=GPU)
     assert set(Counter(p.case.power_limit_w for p in cut.cases)) == {700.0, 600.0, 500.0}
     # Each change costs its wait; on a machine that cannot hold caps there are none, and capped cases cost a record.
-    one = make_plan(set_=sizes, power_limits="700", machine=GPU)
-    each = (one.estimated_s - make_plan(set_=SIZE, power_limits="700", machine=GPU).estimated_s) / (42 - 6)
+    one = dense_plan(set_=sizes, power_limits="700", machine=GPU)
+    each = (one.estimated_s - dense_plan(set_=SIZE, power_limits="700", machine=GPU).estimated_s) / (42 - 6)
     changes = sum(one != following for one, following in pairwise(limits))
     assert plan.estimated_s == pytest.approx(one.estimated_s + 84 * each + SETTLE_S * changes)
-    processor = make_plan(set_=SIZE, power_limits="700", machine=CPU)
+    processor = dense_plan(set_=SIZE, power_limits="700", machine=CPU)
     start = processor.estimated_s - 6 * UNSUPPORTED_S
-    assert make_plan(set_=SIZE, machine=CPU).estimated_s > start + 6
+    assert dense_plan(set_=SIZE, machine=CPU).estimated_s > start + 6
 
 
 def test_caps_that_cannot_be_read_are_refused() -> None:
     with pytest.raises(ParamError, match="above zero"):
-        make_plan(set_=SIZE, power_limits="0", machine=GPU)
+        dense_plan(set_=SIZE, power_limits="0", machine=GPU)
     with pytest.raises(ParamError):
-        make_plan(set_=SIZE, clocks="fast", machine=GPU)
+        dense_plan(set_=SIZE, clocks="fast", machine=GPU)
