@@ -22,6 +22,9 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
         "wattline.suites.gemm.lowrank",
         "wattline.suites.gemm.monarch",
         "wattline.suites.gemm.sparse",
+        "wattline.suites.conv.conv2d",
+        "wattline.suites.conv.long",
+        "wattline.suites.fusion_chain",
     ),
     "attention": (
         "wattline.suites.attention.prefill",

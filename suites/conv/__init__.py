@@ -1,0 +1,1 @@
+"""Convolutions: of images, and of long sequences."""
