@@ -20,7 +20,7 @@ from wattline.run import Run, RunWriter
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
-TINY = ("--device", "cpu", "--set", "m=64", "--set", "n=64", "--measure", "time_limit_s=0.05")
+TINY = ("gemm.dense", "--device", "cpu", "--set", "m=64", "--set", "n=64", "--measure", "time_limit_s=0.05")
 
 
 def test_json_events_tell_the_whole_run(program: Program, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_too_few_rows_to_learn_from_still_gives_a_report_as_the_last_line(progra
     assert last.split(maxsplit=1) == ["report", str(Path("a run") / "report.html")]
     assert (tmp_path / "a run" / "report.html").stat().st_size > 1000
     assert any(line.startswith("[1/1] ok") for line in done.stderr.splitlines())
-    assert Run(tmp_path / "a run").manifest["plan"]["command"].startswith("wattline bench --device cpu")
+    assert Run(tmp_path / "a run").manifest["plan"]["command"].startswith("wattline bench gemm.dense --device cpu")
 
 
 def test_ctrl_c_on_a_terminal_gives_130_and_a_command_that_goes_on(tmp_path: Path) -> None:

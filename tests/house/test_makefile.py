@@ -82,7 +82,7 @@ def test_the_environment_is_made_from_pyproject_and_constraints(make: Callable[.
     assert "-m venv" in done.stdout
     assert "-c constraints.txt -e ." in done.stdout
     assert "[test" not in done.stdout, "a benchmark needs no test libraries"
-    assert ".[test,lint]" in make("-n", "test").stdout
+    assert ".[test,lint,numba,triton]" in make("-n", "test").stdout
 
 
 def test_constraints_can_be_left_out(make: Callable[..., Done]) -> None:
