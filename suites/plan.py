@@ -18,7 +18,7 @@ from wattline.suites.capping import SETTLE_S, unmet_caps
 from wattline.suites.cases import Conditions, Wanted, asked_for, check_wanted, explicit_ops, from_preset
 from wattline.suites.order import cut, gather, pair_up, spread
 from wattline.suites.presets import Preset, load_preset
-from wattline.suites.registry import get, get_implementation, select
+from wattline.suites.registry import get, get_implementation, select, suite_of
 from wattline.suites.rotation import estimate_memory
 from wattline.suites.settings import MeasureSettings, watching_s
 from wattline.suites.workload import Machine
@@ -185,7 +185,7 @@ def make_plan(
     planned = pair_up(order, pairs, lambda c: _work(c) if _runs(c, machine) else float("inf"))
     if max_cases is not None:
         planned = cut(planned, max_cases)
-    budget = budget_s if budget_s is not None else (None if explicit else loaded.budget_s)
+    budget = budget_s if budget_s is not None else (None if explicit else _budget_of(loaded, planned))
     return Plan(
         preset=str(preset),
         cases=tuple(planned),
@@ -238,6 +238,13 @@ def _settings(preset: MeasureSettings, changed: Mapping[str, Any]) -> MeasureSet
     if "time_limit_s" in changed and "min_time_s" not in changed and isinstance(limit, int | float):
         values["min_time_s"] = min(preset.min_time_s, limit)  # who shortens the limit means the whole measurement
     return MeasureSettings.from_dict(values)
+
+
+def _budget_of(preset: Preset, planned: Sequence[PlannedCase]) -> float | None:
+    """The preset's budget, once for each suite that has a part in the plan."""
+    if preset.budget_s is None:
+        return None
+    return preset.budget_s * max(1, len({suite_of(item.case.op) for item in planned}))
 
 
 def _check_limits(budget_s: float | None, aa: int | None, max_cases: int | None) -> None:

@@ -4,7 +4,7 @@
 
     extends = "standard"            # start from another preset (or a path beside this file)
     description = "one line"
-    budget = "10m"                  # stop in time; left out: none
+    budget = "10m"                  # stop in time, so long for each suite in the plan; left out: none
     aa = 8                          # cases measured twice, as A/A pairs
 
     [measure]                       # wattline.suites.settings.MeasureSettings
@@ -78,7 +78,7 @@ class Preset:
         name: its name, or the path of its file.
         description: one line.
         measure: settings of the measurement loop.
-        budget_s: wall time to stop within, or ``None``.
+        budget_s: wall time to stop within, for each suite in the plan, or ``None``.
         aa: number of A/A pairs.
         sweeps: in the order of the file.
     """

@@ -28,6 +28,10 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
     ),
     "attention": (
         "wattline.suites.attention.prefill",
+        "wattline.suites.attention.hybrid",
+        "wattline.suites.attention.sparse",
+        "wattline.suites.attention.linear",
+        "wattline.suites.attention.merge",
         "wattline.suites.rowwise.softmax",
         "wattline.suites.rowwise.norms",
         "wattline.suites.rowwise.elementwise",
@@ -155,6 +159,12 @@ def members(suite: str) -> list[str]:
     if suite not in suite_names():
         raise unknown_name("suite", suite, _members, listing="wattline list")
     return list(_members[suite])
+
+
+def suite_of(op: str) -> str:
+    """The suite that holds an operation: the built-in one that registers it, else what its name begins with."""
+    entries()
+    return next((suite for suite in _BUILT_IN if op in _members.get(suite, ())), op.split(".", maxsplit=1)[0])
 
 
 def select(names: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
+from wattline.collectors.host import cpu_facts
 from wattline.errors import UnsupportedError
 from wattline.params import Choice, Constraint, DType, Flag, Int, Params, Value
 from wattline.suites.attention import shapes
@@ -16,6 +17,7 @@ from wattline.suites.compiled import compiled, compiler
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import module, never, torch_at_least
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
+from wattline.workmodels.attention import io_lower_bound
 
 FORMATS = ("fp64", "fp32", "bf16", "fp16")
 
@@ -38,6 +40,18 @@ _SMALL = 2**28  # bytes of scores that an implementation without tiling may writ
 def mask_of(p: ParamValues) -> Mask:
     """The mask that the parameters name."""
     return Mask(int(p["q_len"]), int(p["kv_len"]), bool(p["causal"]), int(p["window"]))
+
+
+def fast_memory(device: Any) -> int:
+    """Bytes of the fast memory that attention is tiled for, of one multiprocessor (shared memory) or core (second-level
+    cache); 0 where neither is known."""
+    if device.type == "cuda":
+        import torch
+
+        return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_multiprocessor", 0))
+    if device.type == "cpu":
+        return max((cache.size_bytes for cache in cpu_facts().caches if cache.level == 2), default=0)
+    return 0
 
 
 def inputs_of(p: ParamValues, ctx: BuildContext) -> dict[str, Any]:
@@ -140,8 +154,11 @@ class Prefill(Workload):
         return kernel_of(p, inputs, lambda q, k, v: naive(q, k, v, dense, scale))
 
     def check(self, p: ParamValues, kernel: Kernel, result: Any) -> tuple[float, float, str]:
-        """See :meth:`Workload.check`."""
+        """See :meth:`Workload.check`. The traffic that exact attention needs stands in the facts."""
         i = kernel.inputs
+        memory = fast_memory(i["q"].device)
+        if memory and p["direction"] == "forward":
+            kernel.facts |= {"io_memory_bytes": memory, "io_bound_bytes": io_lower_bound(p, memory)}
         if p["direction"] == "backward":
             tensors = (i["q"].detach(), i["k"].detach(), i["v"].detach())
             error, how = compare_gradients(tensors, i["d_out"], result, mask_of(p))

@@ -95,11 +95,20 @@ def compare(q: Any, k: Any, v: Any, out: Any, mask: Mask, *, scale: float | None
     return worst, how
 
 
-def relative_error(out: Any, ref: Any) -> float:
-    """``||out - ref|| / ||ref||`` in double precision; NaN where either is not finite."""
+def relative_error(out: Any, ref: Any, cancelled: Any | None = None) -> float:
+    """``||out - ref|| / ||ref||`` in double precision; NaN where either is not finite.
+
+    Args:
+        out: the result.
+        ref: what it should be.
+        cancelled: where ``ref`` is a difference, what is subtracted: its rounding stays where the difference vanishes,
+            so the error is relative to the larger of the two.
+    """
     import torch
 
     size = float(torch.linalg.vector_norm(ref.double()))
+    if cancelled is not None:
+        size = max(size, float(torch.linalg.vector_norm(cancelled)))
     distance = float(torch.linalg.vector_norm(out.double() - ref.double()))
     if not (isfinite(size) and isfinite(distance)):
         return nan
@@ -136,18 +145,22 @@ def compare_gradients(
         for s in shared_heads:
             keys, values = k[b, s].double(), v[b, s].double()
             d_k, d_v = torch.zeros_like(keys), torch.zeros_like(values)
+            k_lost = torch.zeros_like(keys)
             for h in range(s * group, (s + 1) * group):
-                parts = []
+                parts, lost = [], []
                 for begin in range(0, q_len, step):
                     rows = torch.arange(begin, min(begin + step, q_len), device=q.device)
                     queries, grad = q[b, h][rows].double(), d_out[b, h][rows].double()
                     scores = (queries @ keys.T * scale).masked_fill(~mask.visible(rows), -torch.inf)
                     p = torch.softmax(scores, dim=1).nan_to_num(0.0)
                     d_p = grad @ values.T
-                    d_s = p * (d_p - (p * d_p).sum(dim=1, keepdim=True))
+                    mean = p * (p * d_p).sum(dim=1, keepdim=True)
+                    d_s = p * d_p - mean
                     parts.append(d_s @ keys * scale)
+                    lost.append(mean @ keys * scale)
                     d_k += d_s.T @ queries * scale
+                    k_lost += mean.T @ queries * scale
                     d_v += p.T @ grad
-                worst = max(worst, relative_error(found[0][b, h], torch.cat(parts)))
-            worst = max(worst, relative_error(found[1][b, s], d_k), relative_error(found[2][b, s], d_v))
+                worst = max(worst, relative_error(found[0][b, h], torch.cat(parts), torch.cat(lost)))
+            worst = max(worst, relative_error(found[1][b, s], d_k, k_lost), relative_error(found[2][b, s], d_v))
     return worst, "full" if full else f"{group} heads of 1 sequence"

@@ -19,7 +19,12 @@ BACKENDS = {
 
 
 def force(backend: str) -> None:
-    """Allow one backend and no other.
+    """Allow one backend and no other; see :func:`allow`."""
+    allow(backend)
+
+
+def allow(*backends: str) -> None:
+    """Allow some backends and no others.
 
     Global switches, as the context manager of torch sets them too; set once when a case is built, they cost its calls
     nothing. Every build sets each of them one way or the other, so none leaks from one case into the next.
@@ -27,11 +32,11 @@ def force(backend: str) -> None:
     import torch
 
     cuda = torch.backends.cuda
-    cuda.enable_flash_sdp(backend == "flash")
-    cuda.enable_mem_efficient_sdp(backend == "efficient")
-    cuda.enable_math_sdp(backend == "math")
+    cuda.enable_flash_sdp("flash" in backends)
+    cuda.enable_mem_efficient_sdp("efficient" in backends)
+    cuda.enable_math_sdp("math" in backends)
     if hasattr(cuda, "enable_cudnn_sdp"):
-        cuda.enable_cudnn_sdp(backend == "cudnn")
+        cuda.enable_cudnn_sdp("cudnn" in backends)
 
 
 def bias_of(mask: Mask, device: Any, backend: str) -> dict[str, Any]:
@@ -50,7 +55,15 @@ def bias_of(mask: Mask, device: Any, backend: str) -> dict[str, Any]:
 
 
 def attend(q: Any, k: Any, v: Any, mask: Mask, backend: str, *, scale: float | None = None) -> Callable[[], Any]:
-    """A call of one backend, tried once.
+    """A call of one backend on these tensors, tried once; see :func:`attend_queries`."""
+    ready = attend_queries(q, k, v, mask, backend, scale=scale)
+    return lambda: ready(q)
+
+
+def attend_queries(
+    q: Any, k: Any, v: Any, mask: Mask, backend: str, *, scale: float | None = None
+) -> Callable[[Any], Any]:
+    """Attention of queries that change over keys and values that stay, by one backend, tried once.
 
     Args:
         q: ``[batch, heads, q_len, d_qk]``.
@@ -62,7 +75,6 @@ def attend(q: Any, k: Any, v: Any, mask: Mask, backend: str, *, scale: float | N
     Raises:
         UnsupportedError: the backend refuses, in torch's own words.
     """
-    import torch
     from torch.nn.functional import scaled_dot_product_attention
 
     force(backend)
@@ -71,11 +83,28 @@ def attend(q: Any, k: Any, v: Any, mask: Mask, backend: str, *, scale: float | N
         options["enable_gqa"] = True
     if scale is not None:
         options["scale"] = scale
+    tried(lambda: scaled_dot_product_attention(q, k, v, **options), f"backend {backend}", q.device)
+    return lambda q: scaled_dot_product_attention(q, k, v, **options)
+
+
+def tried(call: Callable[[], Any], name: str, device: Any) -> Callable[[], Any]:
+    """The call, once it has run.
+
+    Args:
+        call: of torch's attention.
+        name: what to call it where it refuses.
+        device: where it runs.
+
+    Raises:
+        UnsupportedError: it refuses, in torch's own words.
+    """
+    import torch
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            scaled_dot_product_attention(q, k, v, **options)
-            if q.device.type != "cpu":
+            call()
+            if device.type != "cpu":
                 torch.accelerator.synchronize()
         except RuntimeError as error:
             text = str(error)
@@ -83,9 +112,26 @@ def attend(q: Any, k: Any, v: Any, mask: Mask, backend: str, *, scale: float | N
                 raise
             why = [str(w.message).splitlines()[0] for w in said if "not used because" not in str(w.message)]
             raise UnsupportedError(
-                f"torch's attention backend {backend} refuses this case",
-                why="; ".join(dict.fromkeys(why)) or f"{text.splitlines()[0]} (device type {q.device.type})",
+                f"torch's attention {name} refuses this case",
+                why="; ".join(dict.fromkeys(why)) or f"{text.splitlines()[0]} (device type {device.type})",
                 todo="choose another implementation",
                 code="backend_refuses",
             ) from None
-    return lambda: scaled_dot_product_attention(q, k, v, **options)
+    return call
+
+
+def attend_free() -> Callable[[Any, Any, Any, Any], Any]:
+    """Attention over keys and a mask that change from call to call, by whichever fused backend takes them.
+
+    Returns:
+        A function of Q ``[batch, heads, q_len, d]``, K and V ``[batch, kv_heads, kv_len, d]`` and a mask, bool, that
+        broadcasts to ``[batch, heads, q_len, kv_len]``, or ``None``.
+    """
+    from torch.nn.functional import scaled_dot_product_attention
+
+    allow("flash", "efficient")
+
+    def attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+    return attention

@@ -14,6 +14,8 @@ from wattline.workmodels.rowwise import ELEMENTWISE, elementwise_counts
 SCALAR = 1.5
 """The second operand of the operations that end in ``u``."""
 
+_UNARY_IN_U = ("relu", "gelu", "silu")
+"""Names that end in ``u`` without having a scalar operand."""
 _POSITIVE = ("sqrt", "pow", "powu")
 """Operations whose first operand is made positive: of negative numbers they are NaN."""
 
@@ -76,7 +78,7 @@ class ElementWise(RowWise):
 
 def _register(name: str) -> None:
     count = {1: "one tensor", 2: "two tensors"}[int(elementwise_counts(name)[0])]
-    scalar = f" and {SCALAR:g}" if name.endswith("u") and name != "relu" else ""
+    scalar = f" and {SCALAR:g}" if name.endswith("u") and name not in _UNARY_IN_U else ""
     doc = f"{name.removesuffix('u') if scalar else name} of {count}{scalar}, element by element."
     own = {"name": name, "__doc__": doc, "__module__": __name__}
     made = type(f"ElementWise{name.capitalize()}", (ElementWise,), own)

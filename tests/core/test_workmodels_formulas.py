@@ -139,6 +139,14 @@ FULL = {
     "gemm.monarch": {"m": 8, "size": 256, "blocks": 16},
     "gemm.sparse": {"m": 32, "n": 48, "k": 64, "density": 0.1},
     "gemm.lowrank": {"m": 16, "n": 48, "k": 64, "rank": 4, "adapters": 3},
+    "attention.merge": {"batch": 2, "q_len": 3, "kv_len": 64, "heads": 4, "kv_heads": 2, "head_dim": 8, "shards": 4},
+    "attention.linear": {"batch": 2, "length": 64, "heads": 4, "head_dim": 16},
+    "attention.hybrid": {
+        "chunk": 16, "chunk_context": 256, "decodes": 3, "decode_context": 64, "heads": 4, "kv_heads": 2, "head_dim": 16
+    },
+    "attention.sparse": {
+        "batch": 2, "q_len": 64, "kv_len": 1024, "heads": 4, "kv_heads": 2, "head_dim": 16, "window": 32, "sink": 4
+    },
     "conv.2d": {"n": 2, "c": 8, "h": 32, "w": 48, "k": 16, "r": 3, "s": 3},
     "conv.long": {"batch": 2, "channels": 8, "length": 256, "taps": 16},
     "fusion.chain": {"rows": 32, "cols": 64, "length": 4},

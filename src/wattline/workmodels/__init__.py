@@ -20,7 +20,11 @@ WorkModel = Callable[[Mapping[str, Any]], "Work"]
 
 _BUILT_IN: dict[str, str] = {
     "attention.decode": "attention:decode",
+    "attention.hybrid": "hybrid:hybrid",
+    "attention.linear": "linear_attention:linear",
+    "attention.merge": "merging:merge",
     "attention.prefill": "attention:prefill",
+    "attention.sparse": "sparse_attention:sparse",
     "gemm.dense": "gemm:dense",
     "conv.2d": "conv:conv2d",
     "conv.long": "conv:long_conv",

@@ -28,3 +28,8 @@ def most(a: Any, b: Any) -> Any:
 def ceil_div(a: Any, b: Any) -> Any:
     """Element-wise ``ceil(a / b)``."""
     return -(-a // b)
+
+
+def triangle(n: Any) -> Any:
+    """``1 + 2 + ... + n``."""
+    return n * (n + 1.0) / 2.0

@@ -8,15 +8,10 @@ from typing import Any
 from wattline.errors import ParamError
 from wattline.formats import number_format
 from wattline.work import Work
-from wattline.workmodels.arith import least, most
+from wattline.workmodels.arith import least, most, triangle
 
 BACKWARD_FLOPS = 2.5
 """Backward over forward FLOPs: five products of the forward's two (dV, dP, dQ, dK and the recomputed S)."""
-
-
-def _triangle(n: Any) -> Any:
-    """``1 + 2 + ... + n``."""
-    return n * (n + 1.0) / 2.0
 
 
 def causal_pairs(q_len: Any, kv_len: Any, window: Any = 0) -> Any:
@@ -38,7 +33,7 @@ def causal_pairs(q_len: Any, kv_len: Any, window: Any = 0) -> Any:
     span = least(window + kv * (window == 0), kv)
     skipped = most(kv - q_len, 0.0)  # keys that every query sees: the visible counts run from skipped + 1 to kv
     edge = least(skipped, span)
-    return _triangle(span) - _triangle(edge) + span * ((kv - span) - (skipped - edge))
+    return triangle(span) - triangle(edge) + span * ((kv - span) - (skipped - edge))
 
 
 def keys_touched(q_len: Any, kv_len: Any, window: Any = 0) -> Any:
@@ -90,6 +85,28 @@ def prefill(p: Mapping[str, Any]) -> Work:
             {"device": q_bytes + kv_bytes},
         )
     raise ParamError(f"direction must be forward or backward, not {direction!r}")
+
+
+def io_lower_bound(p: Mapping[str, Any], memory_bytes: Any) -> Any:
+    """Bytes that exact attention moves at least between main memory and a fast memory, up to a constant factor.
+
+    ``pairs d_qk d_v / M`` elements where the fast memory holds ``M >= d^2`` elements, and ``pairs d / sqrt(M)`` where
+    it holds fewer: ``N^2 d^2 / M`` for N queries and keys (Saha and Ye, "The I/O Complexity of Attention",
+    arXiv:2402.07443; FlashAttention reaches the first). Constants are left out as they leave them out, so it says how
+    traffic grows, and what a larger fast memory buys; no measurement is judged by it.
+
+    Args:
+        p: as for :func:`prefill`.
+        memory_bytes: of the fast memory: shared memory of a multiprocessor, or the cache of a core.
+    """
+    fmt = number_format(p["dtype"])
+    heads, d_qk = 1.0 * p.get("batch", 1) * p["heads"], p["head_dim"]
+    d_v = _or(p.get("head_dim_v", 0), d_qk)
+    causal = p.get("causal", True)
+    pairs = causal_pairs(p["q_len"], p["kv_len"], p.get("window", 0)) if causal else 1.0 * p["q_len"] * p["kv_len"]
+    held = memory_bytes / fmt.bytes
+    wide, narrow = d_qk * d_v / held, (d_qk * d_v / held) ** 0.5
+    return heads * pairs * fmt.bytes * most(wide * (wide <= 1), narrow * (wide > 1))
 
 
 def decode(p: Mapping[str, Any]) -> Work:
