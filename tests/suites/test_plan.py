@@ -218,8 +218,8 @@ def test_order_is_decided_by_the_seed_and_arguments_make_the_plan_again() -> Non
 
 @pytest.mark.parametrize("seed", range(5))
 def test_two_fifths_of_standard_already_covers_formats_regimes_and_fills(seed: int) -> None:
-    whole = make_plan("standard", seed=seed, machine=CPU)
-    part = make_plan("standard", seed=seed, max_cases=len(whole.cases) * 2 // 5, machine=CPU)
+    whole = dense_plan("standard", seed=seed, machine=CPU)
+    part = dense_plan("standard", seed=seed, max_cases=len(whole.cases) * 2 // 5, machine=CPU)
     assert len(part.cases) == len(whole.cases) * 2 // 5
     assert {p.case.regime for p in part.cases} == {p.case.regime for p in whole.cases}
     assert {p.case.data for p in part.cases} == {p.case.data for p in whole.cases}
