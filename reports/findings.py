@@ -50,7 +50,13 @@ class Finding:
 
 def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding]:
     """The findings that the records support, most telling first; empty where nothing was measured."""
-    from wattline.reports import figures_sparse, findings_energy  # they need the words of this module
+    from wattline.reports import (  # they need the words of this module
+        comparisons,
+        figures_explain,
+        figures_hybrid,
+        figures_sparse,
+        findings_energy,
+    )
 
     found = [
         _ceiling(data),
@@ -58,6 +64,9 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         _cliffs(data),
         _formats(data),
         figures_sparse.finding(data),
+        *comparisons.find(data),
+        figures_hybrid.finding(data),
+        *figures_explain.find(data),
         prediction.finding() if prediction else None,
         _regimes(data),
         *findings_energy.find(data),

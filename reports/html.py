@@ -50,7 +50,10 @@ def write_report(
 def render(data: ReportData, predictor: KernelPredictor | None = None, evaluation: Evaluation | None = None) -> str:
     """The HTML text of a report; see :func:`write_report`."""
     from wattline.reports import (
+        comparisons,
         context,
+        figures_explain,
+        figures_hybrid,
         figures_sparse,
         figures_speed,
         figures_trust,
@@ -87,6 +90,9 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
                 figures_speed.regimes(data),
                 figures_speed.skinny(data),
                 *figures_sparse.figures(data),
+                *comparisons.figures(data),
+                *figures_hybrid.figures(data),
+                *figures_explain.figures(data),
             ],
             power=power.build(data),
             trust=[figures_trust.noise(data), figures_trust.repeats(data)],

@@ -1,0 +1,179 @@
+"""Figures and findings of :mod:`wattline.reports.questions`: implementations of one thing along one size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from wattline.reports import svg
+from wattline.reports.blocks import Figure, absent, natural_size
+from wattline.reports.data import ReportData
+from wattline.reports.findings import Finding, times
+from wattline.reports.lines import (
+    LinePanel,
+    Question,
+    Stretch,
+    common,
+    edge,
+    growth,
+    panels,
+    stretches,
+)
+from wattline.reports.questions import QUESTIONS
+from wattline.reports.svg import Panel
+
+MAX_PANELS = 6
+MAX_LINES = 8
+_BESIDE = (svg.MUTED, "--")
+
+
+def figures(data: ReportData) -> list[Figure]:
+    """One figure for each question whose operation the run holds."""
+    present = {record.case.op for record in data.records}
+    return [_figure(question, data) for question in QUESTIONS if question.op in present]
+
+
+def _figure(question: Question, data: ReportData) -> Figure:
+    drawn = panels(question, data)[:MAX_PANELS]
+    if not drawn:
+        return absent(
+            question.id, question.title, f"{question.op} has figures at two values of {question.axis} or more nowhere."
+        )
+    names = list(dict.fromkeys(line.name for panel in drawn for line in panel.lines))
+    shown = names[:MAX_LINES]
+    same, rest = common(drawn)
+    made: list[Markup] = []
+    for panel, left in zip(drawn, rest, strict=True):
+        drawing = Panel(f"{question.id}-{len(made)}", *natural_size(len(drawn))).log("y")
+        if question.log:
+            drawing.log("x", 2, lambda v, _: f"{v:g}")
+        else:
+            drawing.linear("x", lambda v, _: f"{v:g}")
+        drawing.titles(words(left), question.axis_label, question.quantity.label)
+        for line in (line for line in panel.lines if line.name in shown):
+            series = shown.index(line.name)
+            x, y = line.rows[question.axis].astype(float), question.quantity.of(line.rows)
+            beside = any(line.name.startswith(op) for op in question.beside)
+            colour, style = _BESIDE if beside else (svg.SERIES[series], "-")
+            drawing.ax.plot(x, y, style, color=colour, linewidth=1.2)
+            drawing.points(x, y, line.rows["anchor"], series)
+        found = stretches(panel, question)
+        for stretch in (s for s in found if s.since is not None):
+            drawing.ax.axvline(stretch.since, color=svg.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        made.append(drawing.svg(
+            f"{question.title}{'; ' + words(left) if left else ''}: {len(panel.lines)} lines, "
+            f"{sum(s.since is not None for s in found)} crossings of the quickest."
+        ))  # fmt: skip
+    caption = question.caption
+    if any(s.since is not None for panel in drawn for s in stretches(panel, question)):
+        caption += " Dotted: where another line becomes the quickest."
+    if words(same):
+        caption += f" The same throughout: {words(same)}."
+    if len(names) > len(shown):
+        caption += f" {len(names) - len(shown)} further lines are in the table only."
+    if lacking := _unsupported(question, data):
+        caption += f" Unsupported here: {lacking}."
+    return Figure(question.id, question.title, made, caption, list(enumerate(shown)))
+
+
+def _unsupported(question: Question, data: ReportData) -> str:
+    """The implementations that this machine cannot run, with the first reason given."""
+    reasons: dict[str, str] = {}
+    for record in data.records:
+        if record.case.op == question.op and record.status == "unsupported" and record.reason:
+            reasons.setdefault(record.case.impl, record.reason.message)
+    return "; ".join(f"{impl}, because {reasons[impl]}" for impl in sorted(reasons))
+
+
+def words(given: dict[str, Any]) -> str:
+    """Conditions for people: ``fp32, cold, heads 14``; what is absent or a default that says nothing is left out."""
+    parts = []
+    for name, value in given.items():
+        if pd.isna(value) or (name in _SILENT and value in _SILENT[name]):
+            continue
+        if name in ("dtype", "regime", "data") or value is True:
+            parts.append(name.replace("_", " ") if value is True else str(value))
+        elif value is False:
+            parts.append(f"not {name.replace('_', ' ')}")
+        else:
+            parts.append(f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else
+                         f"{name.replace('_', ' ')} {value}")  # fmt: skip
+    return ", ".join(parts)
+
+
+_SILENT: dict[str, tuple[Any, ...]] = {
+    "data": ("uniform",), "batch": (1,), "tokens before": (0,), "window": (0,), "sink": (0,), "keep": (0,),
+    "clusters": (0,), "budget": (0,), "prefix": (0,), "head_dim_v": (0,), "taps": (0,), "kept": (1.0,), "ep": (1,),
+    "tp": (1,), "routing_seed": (0,), "skew": (0.0,), "ending": ("none",), "decay": (1.0,), "ragged": (0, 0.0),
+}  # fmt: skip
+"""Values that mean "not used" and say nothing in a title."""
+
+
+def find(data: ReportData) -> list[Finding]:
+    """For each question: who is quickest where, from records that nothing disturbed."""
+    present = {record.case.op for record in data.records}
+    found = [_finding(question, data) for question in QUESTIONS if question.op in present]
+    return [f for f in found if f]
+
+
+def _finding(question: Question, data: ReportData) -> Finding | None:
+    told = [(p, s) for p in panels(question, data, calm=True) if (s := stretches(p, question))]
+    if not told:
+        if not any(stretches(p, question) for p in panels(question, data)):
+            return None
+        title = f"{question.subject}: who is quickest where cannot be told from this run."
+        text = "Too few of its records are free of noise and other processes."
+        return Finding(question.id, title, text, question.id, "the lines", quiet=True)
+    _, rest = common([panel for panel, _ in told])
+    first, where = told[0]
+    title = f"{question.subject}: {_told(where, question)}"
+    last = edge(first, question)
+    if last and last[3] >= 1.05:
+        x, low, high, ratio = last
+        title += f"; at {_at(x, question)} {high} takes {times(ratio)} times as long as {low}"
+    items = tuple(
+        f"{words(left) or 'all'}: {_told(s, question)}{_growths(panel, question)}"
+        for (panel, s), left in zip(told, rest, strict=True)
+    )
+    text = "The quickest line along the axis, where two or more were measured; those whose intervals overlap are equal."
+    return Finding(question.id, title + ".", text, question.id, "the lines", items if len(items) > 1 or
+                   _growths(first, question) else ())  # fmt: skip
+
+
+def _told(found: list[Stretch], question: Question) -> str:
+    if len(found) == 1:
+        return f"{_names(found[0])} quickest throughout"
+    parts = []
+    for i, stretch in enumerate(found):
+        name = _names(stretch)
+        if i == 0:
+            parts.append(f"{name} quickest up to {_at(stretch.last, question)}")
+        else:
+            parts.append(f"{name} from {_at(stretch.since if stretch.since else stretch.first, question)}")
+    return ", ".join(parts)
+
+
+def _names(stretch: Stretch) -> str:
+    names = stretch.names
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} equally"
+
+
+def _at(x: float, question: Question) -> str:
+    text = f"{x:.3g}" if x < 1000 or x != int(x) else f"{x:.0f}"
+    if x >= 1000 and x != int(x):
+        text = f"{round(x, -1):.0f}"
+    return f"{text} {question.unit}".rstrip() if question.unit else f"{question.axis} {text}"
+
+
+def _growths(panel: LinePanel, question: Question) -> str:
+    """How each line's quantity changes along the axis, for the questions that are about growth."""
+    if question.quantity.word == "time":
+        return ""
+    parts = []
+    for line in panel.lines:
+        change = growth(line, question)
+        if change:
+            parts.append(f"{line.name} {times(change[1])} times")
+    return f" ({question.quantity.word} from first to last: {', '.join(parts)})" if parts else ""

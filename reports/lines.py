@@ -1,0 +1,267 @@
+"""Ways of computing the same thing, along one size: lines that can be compared, who is quickest where, and since when.
+
+A :class:`Question` says which operation, along which parameter, and what distinguishes the lines; :func:`panels` finds
+in a run every set of records that agree in all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from wattline.reports.crossover import crossover
+from wattline.reports.data import ReportData
+from wattline.reports.findings import STEADY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DISTURBED = "noisy|foreign_process"
+"""Flags of records that must not carry a statement about who is quicker."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What stands on the vertical axis.
+
+    Attributes:
+        label: with its unit.
+        of: its values for the rows.
+        word: for sentences.
+    """
+
+    label: str
+    of: Callable[[pd.DataFrame], pd.Series[float]]
+    word: str
+
+
+TIME = Quantity("s", lambda rows: rows["time_s"], "time")
+SPEED = Quantity("FLOP/s", lambda rows: rows["flops_per_s"], "speed")
+BANDWIDTH = Quantity("B/s", lambda rows: rows["bytes_per_s"], "bandwidth")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared.
+
+    Attributes:
+        id: anchor of its figure.
+        op: the operation.
+        title: of the figure.
+        subject: begins the sentences of its finding.
+        axis: the column along which the lines run.
+        axis_label: for the drawing.
+        caption: what is seen and how to read it.
+        quantity: the vertical axis.
+        series: columns that tell the lines apart.
+        moving: parameters that may change along a line, because they follow from the axis.
+        prepare: rows and derived columns of interest, from all rows of the operation and of :attr:`beside`.
+        beside: further operations whose rows stand as lines of their own.
+        unit: what one step of the axis is, for sentences: ``"tokens"``.
+        log: whether the axis is logarithmic.
+    """
+
+    id: str
+    op: str
+    title: str
+    subject: str
+    axis: str
+    axis_label: str
+    caption: str
+    quantity: Quantity = TIME
+    series: tuple[str, ...] = ("impl",)
+    moving: tuple[str, ...] = ()
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    beside: tuple[str, ...] = ()
+    unit: str = ""
+    log: bool = True
+
+
+@dataclass(frozen=True)
+class Line:
+    """One way of computing, along the axis; ``rows`` by rising axis, one for each value."""
+
+    name: str
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class LinePanel:
+    """Lines that agree in everything but the axis and what tells them apart.
+
+    Attributes:
+        given: what they agree in: names and values.
+        lines: in the order of their names.
+    """
+
+    given: dict[str, Any]
+    lines: tuple[Line, ...] = field(default=())
+
+    @property
+    def records(self) -> int:
+        """Number of records."""
+        return sum(len(line.rows) for line in self.lines)
+
+
+def rows_of(question: Question, data: ReportData, calm: bool = False) -> pd.DataFrame:
+    """The usable rows that a question is about.
+
+    Args:
+        question: the question.
+        data: the run.
+        calm: leave out those that noise or other processes disturbed.
+    """
+    rows = data.usable
+    rows = rows[rows["op"].isin([question.op, *question.beside]) & (rows["variant"].fillna("") != "b")]
+    if calm:
+        rows = rows[~(rows["half_width"] > STEADY) & ~rows["flags"].fillna("").str.contains(DISTURBED)]
+    if len(rows) and question.prepare is not None:
+        rows = question.prepare(rows)
+    return rows
+
+
+def panels(question: Question, data: ReportData, calm: bool = False) -> list[LinePanel]:
+    """The sets of lines that a run supports, those with the most records first.
+
+    A set is kept where at least one line has two points.
+    """
+    rows = rows_of(question, data, calm)
+    if rows.empty or question.axis not in rows.columns:
+        return []
+    rows = rows[rows[question.axis].notna()]
+    known = {name for r in data.records if r.case.op == question.op for name in r.case.params}
+    out = {question.axis, "impl", "dtype", *question.series, *question.moving}
+    keys = [k for k in ("dtype", "regime", "data", *sorted(known - out)) if k in rows.columns]
+    keys += [c for c in rows.columns if c.startswith("given.")]
+    found = []
+    # Parameters that an operation beside does not have are absent in its rows: it goes along with every value.
+    for values, group in rows[rows["op"] == question.op].groupby(keys, sort=True, dropna=False):
+        given = {k.removeprefix("given."): v for k, v in zip(keys, values, strict=True)}
+        lines = list(_lines(group, question))
+        for op in question.beside:
+            shared = [k for k in keys if rows.loc[rows["op"] == op, k].notna().any()]
+            other = rows[rows["op"] == op]
+            for key in shared:
+                other = other[other[key] == given[key.removeprefix("given.")]]
+            lines += [Line(f"{op} {line.name}", line.rows) for line in _lines(other, question)]
+        if any(len(line.rows) > 1 for line in lines):
+            found.append(LinePanel(given, tuple(lines)))
+    return sorted(found, key=lambda p: (-p.records, str(p.given)))
+
+
+def _lines(rows: pd.DataFrame, question: Question) -> list[Line]:
+    if rows.empty:
+        return []
+    lines = []
+    quickest = rows.sort_values("time_s", kind="stable")  # of several records of one point the quickest counts
+    for names, group in quickest.groupby(list(question.series), sort=True, dropna=False):
+        part = group.drop_duplicates(question.axis).sort_values(question.axis)
+        words = [str(n) if c == "impl" else f"{c.replace('_', ' ')} {n}"
+                 for c, n in zip(question.series, names, strict=True)]  # fmt: skip
+        lines.append(Line(", ".join(words), part))
+    return lines
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of the axis with one quickest line.
+
+    Attributes:
+        names: the lines that cannot be told from the quickest; the quickest first.
+        first, last: the first and the last value of the axis at which it was seen.
+        since: where it overtook the stretch before, interpolated; ``None`` for the first one.
+    """
+
+    names: tuple[str, ...]
+    first: float
+    last: float
+    since: float | None = None
+
+
+def stretches(panel: LinePanel, question: Question) -> list[Stretch]:
+    """Who is quickest along the axis, at the values where at least two lines were measured."""
+    table: dict[float, list[tuple[float, float, float, str]]] = {}
+    for line in panel.lines:
+        columns = (line.rows[c].astype(float) for c in (question.axis, "time_s", "time_lo_s", "time_hi_s"))
+        for x, time, low, high in zip(*columns, strict=True):
+            table.setdefault(x, []).append((time, low, high, line.name))
+    seen: list[tuple[float, tuple[str, ...]]] = []
+    for x in sorted(x for x, entries in table.items() if len(entries) > 1):
+        entries = sorted(table[x])
+        quickest = entries[0]
+        seen.append((x, tuple(name for _, low, _, name in entries if low <= quickest[2])))
+    found: list[Stretch] = []
+    for names, group in groupby(seen, key=lambda s: s[1][0]):
+        here = list(group)
+        # A name stands beside the quickest only where it could not be told from it anywhere on the stretch.
+        ties = tuple(n for n in here[0][1] if n != names and all(n in s[1] for s in here))
+        found.append(Stretch((names, *ties), here[0][0], here[-1][0], None))
+    return [
+        s if i == 0 else Stretch(s.names, s.first, s.last, _overtakes(panel, question, found[i - 1], s))
+        for i, s in enumerate(found)
+    ]
+
+
+def _overtakes(panel: LinePanel, question: Question, before: Stretch, after: Stretch) -> float | None:
+    """Where one line overtakes another, between the last point of the one and the first of the other."""
+    span = [before.last, after.first]
+    if span[0] <= 0:
+        return None
+    times = []
+    for name in (before.names[0], after.names[0]):
+        line = next(line for line in panel.lines if line.name == name)
+        at = dict(zip(line.rows[question.axis].astype(float), line.rows["time_s"], strict=True))
+        if not all(x in at for x in span):
+            return None
+        times.append([float(at[x]) for x in span])
+    return crossover(span, times[0], times[1]).x
+
+
+def edge(panel: LinePanel, question: Question) -> tuple[float, str, str, float] | None:
+    """The quickest and the slowest line at the last value of the axis that two lines or more share.
+
+    Returns:
+        The value, both names and the ratio of their times; ``None`` without such a value.
+    """
+    shared: dict[float, list[tuple[float, str]]] = {}
+    for line in panel.lines:
+        for x, time in zip(line.rows[question.axis].astype(float), line.rows["time_s"], strict=True):
+            shared.setdefault(x, []).append((float(time), line.name))
+    values = [x for x, entries in shared.items() if len(entries) > 1]
+    if not values:
+        return None
+    x = max(values)
+    low, high = min(shared[x]), max(shared[x])
+    return x, low[1], high[1], high[0] / low[0]
+
+
+def common(found: Sequence[LinePanel]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What all panels agree in, and what is left to name each of them."""
+    if not found:
+        return {}, []
+    same = {
+        name: value for name, value in found[0].given.items()
+        if all(name in p.given and _equal(p.given[name], value) for p in found)
+    }  # fmt: skip
+    return same, [{n: v for n, v in p.given.items() if n not in same} for p in found]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    import pandas as pd
+
+    if pd.isna(a) or pd.isna(b):
+        return bool(pd.isna(a) and pd.isna(b))
+    return bool(a == b)
+
+
+def growth(line: Line, question: Question) -> tuple[float, float] | None:
+    """How the axis and the quantity grow along a line, as factors; ``None`` for a single point."""
+    if len(line.rows) < 2:
+        return None
+    x, y = line.rows[question.axis].astype(float), question.quantity.of(line.rows)
+    if float(x.iloc[0]) <= 0:
+        return None
+    return float(x.iloc[-1] / x.iloc[0]), float(y.iloc[-1] / y.iloc[0])
+

@@ -1,0 +1,122 @@
+"""The comparisons that a report looks for in a run, and what each of them is read for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from wattline.reports.lines import BANDWIDTH, SPEED, Quantity, Question
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PER_TOKEN = Quantity("s per token", lambda rows: rows["time_s"] / (rows["batch"] * rows["length"]), "time per token")
+
+
+def _prompts(rows: pd.DataFrame) -> pd.DataFrame:
+    # Whole prompts and chunks are told apart by the tokens that were there before.
+    return rows.assign(**{"given.tokens before": rows["kv_len"].astype(int) - rows["q_len"].astype(int)})
+
+
+def _skew(rows: pd.DataFrame) -> pd.DataFrame:
+    # A balanced routing is one of skew 0; the other distributions have none.
+    return rows[rows["routing"].isin(["balanced", "power_law"])]
+
+
+def _working_set(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(**{"given.elements": rows["rows"].astype(int) * rows["cols"].astype(int)})
+
+
+def _having(column: str, value: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def keep(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[rows[column] == value]
+
+    return keep
+
+
+QUESTIONS: tuple[Question, ...] = (
+    Question(
+        "prefill", "attention.prefill", "Attention of a prompt: speed against length", "Attention of a prompt",
+        "q_len", "queries",
+        "Useful operations per second: those of the query-key pairs that the mask lets through, the same for every "
+        "implementation, so that a form that computes masked pairs as well shows a lower speed. Forms that write the "
+        "whole score matrix fall off where it no longer fits a cache.",
+        quantity=SPEED, moving=("kv_len",), prepare=_prompts, unit="queries",
+    ),
+    Question(
+        "linear", "attention.linear", "Attention without softmax: time per token against length", "Linear attention",
+        "length", "tokens of a sequence",
+        "Time of one token. The quadratic form grows with the length; blocks with a running state between them stay "
+        "flat; cumulative sums write a matrix for each token.",
+        quantity=PER_TOKEN, moving=("block",), unit="tokens",
+    ),
+    Question(
+        "sparse_window", "attention.sparse", "Attention over a window: time against its width",
+        "Attention over a sliding window", "window", "keys of the window",
+        "A mask leaves dense attention its full cost, whatever the window; gathering pays for what is seen and for "
+        "the gathering. They meet where the window is a fair share of the context.",
+        prepare=_having("pattern", "sink_window"), unit="keys",
+    ),
+    Question(
+        "sparse_blocks", "attention.sparse", "Attention over chosen blocks: time against their number",
+        "Attention over the best blocks", "keep", "blocks kept for each block of queries",
+        "As above, over the blocks that each block of queries keeps.",
+        prepare=_having("pattern", "block_topk"), unit="blocks",
+    ),
+    Question(
+        "sparse_budget", "attention.sparse", "Attention over the keys that eviction left: time against the budget",
+        "Attention over an eviction budget", "budget", "keys kept",
+        "Mask: all keys are read. Gather: the kept ones are brought together at each step. Compact: they lie together "
+        "already, as after eviction.",
+        prepare=_having("pattern", "budget"), unit="keys",
+    ),
+    Question(
+        "merging", "attention.merge", "Merging partial attentions: time against the number of parts",
+        "Merging of partial attentions", "shards", "parts",
+        "Phase merge: the merging alone. Phase shards: attention over each part and the merging, beside the same "
+        "attention undivided. What lies between these two is the price of splitting.",
+        unit="parts",
+    ),
+    Question(
+        "softmax", "softmax.rows", "Softmax: bandwidth beside a copy of the same working set", "Softmax", "cols",
+        "elements of a row",
+        "Bytes read and written once, per second, at one number of elements in all. No form can beat the copy; one "
+        "that passes over memory two or three times falls behind it by as much where rows outgrow the caches.",
+        quantity=BANDWIDTH, moving=("rows",), prepare=_working_set, beside=("elementwise.copy",), unit="elements",
+    ),
+    Question(
+        "moe", "gemm.moe", "Mixture of experts: time against tokens", "A layer of experts", "tokens", "tokens",
+        "Torch: the experts one after the other. Grouped: tokens sorted by expert, one grouped product. Padded: every "
+        "expert as many tokens as the busiest. With few tokens the weights of the experts in use are read for hardly "
+        "any arithmetic.",
+        unit="tokens",
+    ),
+    Question(
+        "moe_skew", "gemm.moe", "Mixture of experts: time against the skew of the routing", "A skewed routing",
+        "skew", "exponent of the power law; 0: balanced",
+        "The same useful operations, spread more and more unevenly over the experts. Padding pays for the busiest "
+        "expert as often as there are experts.",
+        moving=("routing",), prepare=_skew, unit="", log=False,
+    ),
+    Question(
+        "lowrank", "gemm.lowrank", "Low-rank adapters: time against adapters in one batch", "Adapters in one batch",
+        "adapters", "different adapters",
+        "Two-step: adapter by adapter. Gathered: every row with a copy of its adapter. Grouped: rows sorted by "
+        "adapter. Merged: the one adapter added to the base beforehand, which is the floor.",
+        unit="adapters",
+    ),
+    Question(
+        "conv_long", "conv.long", "Long convolutions: time against length", "Convolution along a sequence", "length",
+        "elements of a sequence",
+        "Direct: every tap multiplied, quadratic where the filter is as long as the sequence. Fft: the transform of "
+        "the library. Matrix: the transform as products with small matrices, more operations in faster units.",
+        unit="elements",
+    ),
+    Question(
+        "fusion", "fusion.chain", "Chains of element-wise operations: time against their number", "A fused chain",
+        "length", "operations in a row",
+        "Eager: each operation reads and writes memory. Graph: the same kernels without the launches between them. "
+        "Compile: one kernel. A flat line is a chain whose arithmetic is free.",
+        unit="operations",
+    ),
+)  # fmt: skip

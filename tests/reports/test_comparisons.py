@@ -1,0 +1,163 @@
+"""Implementations along one size: who is quickest where, found where it was put."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattline.case import Case
+from wattline.reports import comparisons, findings
+from wattline.reports.data import ReportData
+from wattline.reports.html import render
+from wattline.reports.lines import Question, panels, stretches
+from wattline.reports.questions import QUESTIONS
+
+PREFILL = {
+    "batch": 1, "heads": 8, "kv_heads": 2, "head_dim": 64, "head_dim_v": 0, "causal": True, "window": 0,
+    "direction": "forward", "dtype": "fp32",
+}  # fmt: skip
+LENGTHS = (256, 512, 1024, 2048)
+Read = Callable[..., ReportData]
+
+
+@pytest.fixture
+def read(run_of: Callable[..., Path], make_record: Callable[..., Any]) -> Read:
+    def made(cases: list[tuple[Case, float]], name: str = "run", **record: Any) -> ReportData:
+        how = {"noise": 1e-6, **record}
+        return ReportData.read(run_of([make_record(case, time_s=t, **how) for case, t in cases], name))
+
+    return made
+
+
+def prefill(impl: str, times: Callable[[int], float], **more: Any) -> list[tuple[Case, float]]:
+    made = []
+    for n in LENGTHS:
+        case = Case("attention.prefill", impl, {**PREFILL, "q_len": n, "kv_len": n + more.get("past", 0), **{
+            k: v for k, v in more.items() if k != "past"}})  # fmt: skip
+        made.append((case, times(n)))
+    return made
+
+
+def question(name: str) -> Question:
+    return next(q for q in QUESTIONS if q.id == name)
+
+
+def test_the_length_at_which_a_line_overtakes_another(read: Read) -> None:
+    # naive: n^2; flash: 2^19 + n^2 / 2. They meet at n = 1024, all but exactly.
+    naive = prefill("naive", lambda n: 1.0001e-8 * n * n)
+    data = read([*naive, *prefill("flash", lambda n: 1e-8 * (2**19 + n * n / 2))])
+    (panel,) = panels(question("prefill"), data)
+    assert [line.name for line in panel.lines] == ["flash", "naive"]
+    assert panel.given["tokens before"] == 0
+    first, then = stretches(panel, question("prefill"))
+    assert (first.names, first.first, first.last, first.since) == (("naive",), 256, 512, None)
+    assert then.names == ("flash",)
+    assert then.last == 2048
+    assert then.since == pytest.approx(1024, rel=0.01)
+    (found,) = [f for f in comparisons.find(data) if f.kind == "prefill"]
+    assert found.title.startswith("Attention of a prompt: naive quickest up to 512 queries, flash from 10")
+    assert "at 2048 queries naive takes 1.60 times as long as flash" in found.title
+    assert found in findings.find(data)
+    (figure,) = [f for f in comparisons.figures(data) if f.id == "prefill"]
+    assert [name for _, name in figure.legend] == ["flash", "naive"]
+    assert figure.panels[0].count("<a href") == 2 * len(LENGTHS)
+    assert "1 crossings" in figure.panels[0]
+    assert 'id="prefill"' in render(data)
+
+
+def test_lines_that_differ_in_anything_else_are_not_compared(read: Read) -> None:
+    data = read([
+        *prefill("flash", lambda n: 1e-6 * n), *prefill("naive", lambda n: 2e-6 * n, past=512),
+        *prefill("naive", lambda n: 2e-6 * n, causal=False),
+    ])  # fmt: skip
+    found = panels(question("prefill"), data)
+    assert [len(p.lines) for p in found] == [1, 1, 1]
+    assert comparisons.find(data) == []  # nobody to be quicker than
+    (figure,) = comparisons.figures(data)
+    assert len(figure.panels) == 3
+    assert "heads 8" in figure.caption  # what all share stands once, what differs in the titles
+    titles = " ".join(str(p) for p in figure.panels)
+    assert "tokens before 512" in titles
+    assert "not causal" in titles
+    assert "heads 8" not in titles
+
+
+def test_equal_lines_are_called_equal(read: Read) -> None:
+    data = read([*prefill("flash", lambda n: 1e-6 * n), *prefill("naive", lambda n: 1.0001e-6 * n)], noise=0.01)
+    (found,) = comparisons.find(data)
+    assert "flash and naive equally" in found.title or "naive and flash equally" in found.title
+
+
+def test_disturbed_records_carry_no_verdict_but_are_drawn(read: Read) -> None:
+    data = read(
+        [*prefill("flash", lambda n: 1e-6 * n), *prefill("naive", lambda n: 2e-6 * n)], flags=("foreign_process",)
+    )
+    (found,) = comparisons.find(data)
+    assert found.quiet
+    assert "cannot be told" in found.title
+    assert len(comparisons.figures(data)[0].panels) == 1
+
+
+def test_what_the_machine_cannot_run_stands_below_the_drawing(
+    run_of: Callable[..., Path], make_record: Callable[..., Any], make_unmeasured: Callable[..., Any]
+) -> None:
+    records = [make_record(case, time_s=t) for case, t in prefill("flash", lambda n: 1e-6 * n)]
+    case = Case("attention.prefill", "cudnn", {**PREFILL, "q_len": 256, "kv_len": 256})
+    records.append(make_unmeasured(case, "unsupported", "no_cuda", "it needs an NVIDIA GPU"))
+    (figure,) = comparisons.figures(ReportData.read(run_of(records)))
+    assert figure.caption.endswith("Unsupported here: cudnn, because it needs an NVIDIA GPU.")
+
+
+def test_a_single_length_gives_no_line(read: Read) -> None:
+    data = read(prefill("flash", lambda n: 1e-6 * n)[:1])
+    assert "two values of q_len" in comparisons.figures(data)[0].missing
+    assert comparisons.find(data) == []
+
+
+def test_softmax_stands_beside_the_copy_of_its_working_set(read: Read) -> None:
+    def both(rows: int, cols: int) -> list[tuple[Case, float]]:
+        size = {"rows": rows, "cols": cols, "dtype": "fp32"}
+        seconds = 8e-10 * rows * cols
+        return [(Case("softmax.rows", "torch", size), 2 * seconds), (Case("elementwise.copy", "torch", size), seconds)]
+
+    data = read([*both(1024, 64), *both(64, 1024), *both(64, 2048)])
+    (panel,) = panels(question("softmax"), data)  # the third pair moves other bytes
+    assert [(line.name, len(line.rows)) for line in panel.lines] == [("torch", 2), ("elementwise.copy torch", 2)]
+    (found,) = comparisons.find(data)
+    assert "torch takes 2.0 times as long as elementwise.copy torch" in found.title
+
+
+def test_a_balanced_routing_is_the_start_of_the_skewed_ones(read: Read) -> None:
+    layer = {
+        "tokens": 64, "hidden": 64, "intermediate": 128, "experts": 8, "top_k": 2, "dtype": "fp32", "gated": True,
+        "ep": 1, "tp": 1, "routing_seed": 0,
+    }  # fmt: skip
+    cases = [
+        (Case("gemm.moe", impl, {**layer, "routing": routing, "skew": skew}), (1 + slope * skew) * 1e-3)
+        for impl, slope in (("padded", 2.0), ("grouped", 0.1))
+        for routing, skew in (("balanced", 0.0), ("power_law", 0.8), ("power_law", 1.6), ("uniform", 0.0))
+    ]
+    data = read(cases)
+    (panel,) = panels(question("moe_skew"), data)
+    assert [line.rows["skew"].tolist() for line in panel.lines] == [[0.0, 0.8, 1.6]] * 2
+    found = next(f for f in comparisons.find(data) if f.kind == "moe_skew")
+    assert "at skew 1.6 padded takes 3.6 times as long as grouped" in found.title
+
+
+@pytest.mark.parametrize("q", QUESTIONS, ids=lambda q: q.id)
+def test_every_question_is_about_an_operation_that_exists_and_its_parameters(q: Question) -> None:
+    from wattline.suites.registry import get
+
+    params = set(get(q.op).workload.params)
+    assert q.axis in params
+    assert {*q.moving} <= params
+    for op in q.beside:
+        assert q.axis in set(get(op).workload.params)
+    assert q.caption.endswith(".")
+
+
+def test_questions_have_anchors_of_their_own() -> None:
+    assert len({q.id for q in QUESTIONS}) == len(QUESTIONS)
