@@ -10,11 +10,12 @@ from wattline.params import Constraint, DType, Int, Params, Value
 from wattline.suites.attention import shapes
 from wattline.suites.attention.masks import Mask
 from wattline.suites.attention.prefill import FORMAT_RULE, HEAD_RULE
-from wattline.suites.attention.reference import attend_rows, relative_error, spread, tolerance
+from wattline.suites.attention.reference import attend_rows, relative_error, tolerance
 from wattline.suites.attention.sdpa import attend_queries
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import accelerator, never, torch_at_least
+from wattline.suites.sampled import spread
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
 
 SOME_RULE = Constraint("chunk or decodes is above 0", lambda p: int(p["chunk"]) + int(p["decodes"]) > 0)

@@ -8,12 +8,13 @@ from typing import Any
 
 from wattline.params import Choice, Constraint, DType, Float, Int, Params, Value
 from wattline.suites.attention.prefill import FORMAT_RULE
-from wattline.suites.attention.reference import FULL_PAIRS, HEADS, ROWS, relative_error, spread, tolerance
+from wattline.suites.attention.reference import FULL_PAIRS, HEADS, ROWS, relative_error, tolerance
 from wattline.suites.attention.shapes import Sizes, sizes_of
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.lowdiscrepancy import log_uniform, points
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import never
+from wattline.suites.sampled import spread
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
 
 FACTOR = 3.0

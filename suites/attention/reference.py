@@ -10,6 +10,7 @@ from typing import Any
 
 from wattline.formats import number_format
 from wattline.suites.attention.masks import Mask
+from wattline.suites.sampled import spread
 
 FULL_PAIRS = 2**22
 """Query-key pairs, over all heads, up to which every row is compared: about 30 MB of scores in double precision."""
@@ -22,13 +23,6 @@ FACTOR = 2.0
 def tolerance(dtype: str) -> float:
     """Largest ``||out - ref|| / ||ref||`` of a correct implementation with inputs in ``dtype``."""
     return FACTOR * number_format(dtype).tolerance
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` indices below ``count``, the first and the last among them, evenly spread."""
-    if count <= wanted:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (wanted - 1)) for i in range(wanted)})
 
 
 def attend_rows(q: Any, k: Any, v: Any, seen: Any, scale: float) -> tuple[Any, Any]:

@@ -18,13 +18,13 @@ from wattline.suites.attention.reference import (
     ROWS,
     attend_rows,
     relative_error,
-    spread,
     tolerance,
 )
 from wattline.suites.attention.sdpa import attend, attend_free, tried
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import never, torch_at_least
+from wattline.suites.sampled import spread
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
 
 

@@ -12,6 +12,7 @@ from math import isnan, sqrt
 from typing import Any
 
 from wattline.formats import number_format
+from wattline.suites.sampled import spread
 
 FULL_FLOPS = 3e8
 """Products of at most this many FLOPs are compared whole: some milliseconds in double precision."""
@@ -90,19 +91,13 @@ def compare(a: Any, b: Any, out: Any) -> tuple[float, str]:
     # In double precision the reference would be the product itself once more: projections take another way.
     if 2.0 * batch * m * n * k <= FULL_FLOPS and a.dtype != torch.float64:
         return _distance(out.double(), a.double() @ b.double()), "full"
-    batches = _spread(batch, BATCHES)
-    rows = _spread(m, ROWS)
+    batches = spread(batch, BATCHES)
+    rows = spread(m, ROWS)
     errors = [_rows_error(a[i], b[i], out[i], rows) for i in batches]
     errors += _projection_errors(a, b, out)
     found = float("nan") if any(map(isnan, errors)) else max(errors)
     return found, f"{len(rows)} rows of {len(batches)} in full, all {batch * m * n} elements by random projection"
 
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` indices below ``count``, first and last among them, evenly spread."""
-    if count <= wanted:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (wanted - 1)) for i in range(wanted)})
 
 
 def _finite(out: Any) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from wattline.case import Case
@@ -307,4 +309,12 @@ def classify(error: BaseException) -> tuple[str, Reason]:
         return "failed", Reason("device_error", str(error))
     if isinstance(error, NotImplementedError) or any(w in lowered for w in missing_words):
         return "unsupported", Reason("not_implemented", f"torch has no such kernel here: {text}")
-    return "failed", Reason("kernel_error", text)
+    return "failed", Reason("kernel_error", f"{text}{_where(error)}")
+
+
+def _where(error: BaseException) -> str:
+    """The line that raised, for errors of Python itself: their messages alone say nothing."""
+    if not isinstance(error, ArithmeticError | LookupError | TypeError | AttributeError | AssertionError):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""

@@ -17,6 +17,7 @@ from wattline.suites.gemm import checks
 from wattline.suites.gemm.checks import compare, tolerance
 from wattline.suites.gemm.dense import set_precision
 from wattline.suites.registry import get, get_implementation
+from wattline.suites.sampled import spread
 from wattline.suites.workload import Kernel, Machine, Value
 
 CPU = Machine(kind="cpu", torch_version=(2, 13))
@@ -195,7 +196,7 @@ def test_one_wrong_element_of_a_large_product_is_caught_off_the_sampled_rows(dty
     error, allowed, method = WORKLOAD.check(p, kernel, result)
     assert error <= allowed
     assert "projection" in method
-    assert 157 not in checks._spread(300, checks.ROWS)
+    assert 157 not in spread(300, checks.ROWS)
     column = int(result[157].double().abs().argmax())
     result[157, column] = 0
     assert not _passes(p, kernel, result)

@@ -331,3 +331,14 @@ def test_errors_become_statuses(error: Exception, status: str, code: str) -> Non
     assert found == status
     assert reason.code == (code or status)
     assert reason.message
+
+
+def test_an_error_of_python_itself_names_its_line() -> None:
+    def halved(by: int) -> float:
+        return 1 / by
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        halved(0)
+    _, reason = classify(caught.value)
+    assert reason.message.startswith("ZeroDivisionError: division by zero (test_measure_case.py, line ")
+    assert reason.message.endswith(", in halved)")
