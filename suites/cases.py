@@ -92,7 +92,7 @@ def asked_for(op: str, given: Mapping[str, str], wanted: Wanted) -> Iterator[Cas
     known = get(op).implementations
     if not wanted.impls and "impl" not in given and "torch" not in known:
         impls = tuple(known)
-    regimes = _condition(given, "regime") or wanted.regimes or ("cold",)
+    regimes = _condition(given, "regime") or wanted.regimes or (get(op).workload.regime,)
     fills = _condition(given, "data") or wanted.fills or ("uniform",)
     for impl in impls:
         get_implementation(op, impl)

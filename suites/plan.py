@@ -295,7 +295,7 @@ def _within_memory(
 def _work(case: Case) -> float:
     """A rough measure of cost that orders cases by size: FLOPs, and bytes where they weigh more."""
     work = get(case.op).workload.work(case.params)
-    return work.total_flops + 50.0 * work.bytes_at()  # about a machine's balance, in FLOPs per byte
+    return work.total_flops + 50.0 * work.total_bytes  # about a machine's balance, in FLOPs per byte
 
 
 def _runs(case: Case, machine: Machine) -> bool:

@@ -37,6 +37,8 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
         "wattline.suites.rowwise.elementwise",
         "wattline.suites.rowwise.rope",
     ),
+    "host": ("wattline.suites.host.stream",),
+    "memory": ("wattline.suites.memory.bandwidth", "wattline.suites.memory.latency"),
 }
 """Modules by suite. A suite holds the operations that its modules register, whatever their names begin with."""
 _entries: dict[str, Entry] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,7 @@ from wattline.params import Params, Value
 from wattline.reasons import Reason
 
 if TYPE_CHECKING:
+    from wattline.stats import TimeStats
     from wattline.work import Work
 
 ParamValues = Mapping[str, Value]
@@ -37,6 +39,8 @@ class Kernel:
         extra_bytes: memory beyond inputs and output, such as packed weights or a workspace.
         facts: what is worth recording of this kernel by name: numbers, words, or lists of them. The build fills it
             (``compile_s``, ``tokens_per_expert``), and so may the check (``scheme_error``).
+        prepare: run before every call and not timed: what a call uses up and the next one needs anew, such as a cold
+            page cache. A load without gaps is then impossible, so no joules are measured.
     """
 
     call: Callable[[], Any]
@@ -45,6 +49,7 @@ class Kernel:
     eager: Callable[[], Any] | None = None
     extra_bytes: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,21 @@ class BuildContext(ABC):
     def empty(self, shape: Sequence[int], fmt: str) -> Any:
         """An uninitialised tensor on the device in number format ``fmt``."""
 
+    def defer(self, action: Callable[[], object]) -> None:
+        """Run ``action`` when the case is over, whatever became of it: files closed, threads ended, switches put back.
+
+        Actions run in reverse order, also where the build itself fails after having asked for them.
+        """
+        if "_deferred" not in self.__dict__:
+            self.__dict__["_deferred"] = ExitStack()
+        self.__dict__["_deferred"].callback(action)
+
+    def close(self) -> None:
+        """Run what was deferred, once."""
+        deferred = self.__dict__.pop("_deferred", None)
+        if deferred is not None:
+            deferred.close()
+
 
 Build = Callable[[ParamValues, BuildContext], Kernel]
 
@@ -138,6 +158,8 @@ class Workload(ABC):
     params: ClassVar[Params]
     shape_sources: ClassVar[Mapping[str, Callable[..., Iterator[dict[str, Any]]]]] = {}
     """Named generators of parameter sets that a preset may ask for (`shapes = { source = "squares", ... }`)."""
+    regime: ClassVar[str] = "cold"
+    """The regime of cases that are asked for without naming one: ``"hot"`` where the working set is the question."""
     tracks_memory: ClassVar[bool] = False
     """Whether the loop measures the memory that a call takes beyond its buffers, as the fact ``peak_bytes``."""
 
@@ -162,6 +184,16 @@ class Workload(ABC):
         Returns:
             The error ||out - ref|| / ||ref||, its tolerance, and the method (``"full"`` or how it was sampled).
         """
+
+    def findings(self, p: ParamValues, kernels: Sequence[Kernel], stats: TimeStats) -> Mapping[str, Any]:
+        """Facts that only the measured time, or all of its calls together, can tell: a bandwidth, a stall, a tail.
+
+        Args:
+            p: the case.
+            kernels: one for each set of buffers.
+            stats: of the seconds per call.
+        """
+        return {}
 
     def scout(self, p: ParamValues, size: int = 128) -> dict[str, Value] | None:
         """Parameters of a smaller case of the same kind whose speed tells whether this one is affordable.

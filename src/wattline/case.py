@@ -95,9 +95,9 @@ class Case:
     def label(self) -> str:
         """One line for people: ``gemm.dense torch m=512 n=512 k=512 fp32 cold``.
 
-        What says nothing is left out: the words ``default`` and ``same``, and a batch of one.
+        What says nothing is left out: the words ``default`` and ``same``, a batch of one, a NUMA node of -1.
         """
-        unsaid = {("batch", 1)}
+        unsaid = {("batch", 1), ("node", -1), ("cpu_node", -1)}
         shown = " ".join(
             f"{k}={v}"
             for k, v in self.params.items()

@@ -19,6 +19,9 @@ ABSURD = 2**50
 """No integer parameter goes beyond this: a larger size is a slip of the pen."""
 
 
+_LONGEST_TEXT = 1000
+
+
 class _Required:
     def __repr__(self) -> str:
         return "required"
@@ -119,6 +122,21 @@ class Choice(Param):
     def describe(self) -> str:
         """See :meth:`Param.describe`."""
         return "|".join(self.values)
+
+
+@dataclass(frozen=True)
+class Text(Param):
+    """Any word or path of printable characters, such as a folder."""
+
+    def parse(self, value: object, name: str) -> str:
+        """See :meth:`Param.parse`."""
+        if not isinstance(value, str) or not value or not value.isprintable() or len(value) > _LONGEST_TEXT:
+            raise ParamError(f"{name} must be a word of at most {_LONGEST_TEXT} printable characters, not {value!r}")
+        return value
+
+    def describe(self) -> str:
+        """See :meth:`Param.describe`."""
+        return "text"
 
 
 class DType(Choice):

@@ -51,6 +51,11 @@ class Work:
         return self.bytes_read.get(level, 0.0) + self.bytes_written.get(level, 0.0)
 
     @property
+    def total_bytes(self) -> float:
+        """Bytes at all memory levels and over all links together: a measure of size, not of time."""
+        return sum(sum(part.values()) for part in (self.bytes_read, self.bytes_written, self.link_bytes))
+
+    @property
     def intensity(self) -> float:
         """FLOPs per byte of device memory; infinite where no byte moves."""
         moved = self.bytes_at()

@@ -23,9 +23,10 @@ from wattline.record import Check, Energy, Flag, Measurement, Reason, Record
 from wattline.run import PlannedCase, now_iso
 from wattline.stats import summarize
 from wattline.suites.fills import Builder
-from wattline.suites.measure.cost import CostModel
+from wattline.suites.measure.cost import CostModel, amount
 from wattline.suites.measure.flags import bound_flag, limits_of, sample_flags
 from wattline.suites.measure.loop import Progress, Ring, Samples, WarmUp, sample, warm_up
+from wattline.suites.measure.prepared import PreparedTimer, prepared
 from wattline.suites.measure.traces import Phases, make_trace
 from wattline.suites.registry import get, get_implementation
 from wattline.suites.rotation import rotations
@@ -84,6 +85,7 @@ class CaseRunner:
         self._host_timer = device.host_timer()
         self._overheads: dict[str, float] = {}
         self._variant = ""
+        self._builders: list[Builder] = []
         self.trace: Trace | None = None
 
     def run(self, planned: PlannedCase, *, seed: int, sequence: int = -1) -> Record:
@@ -110,6 +112,8 @@ class CaseRunner:
             if self.device.is_sticky(error):
                 raise
         finally:
+            while self._builders:
+                self._builders.pop().close()
             self.device.release()
         return replace(record, wall_s=time.perf_counter() - begin)
 
@@ -131,11 +135,15 @@ class CaseRunner:
             return replace(record, status="skipped", reason=Reason("too_large", message))
 
         def one_call(params: Mapping[str, Value]) -> float:
-            kernel = implementation.build(params, self._builder(case, record.seed))
-            kernel.call()  # the first call initialises lazily: it does not count
+            builder = self._builder(case, record.seed)
+            call, timer = prepared(implementation.build(params, builder), None, self._host_timer)
+            timer.time([call])  # the first call initialises lazily: it does not count
             # The fastest of three: on a busy machine a single call may wait for a processor a thousand times longer
             # than it computes, and would condemn the case.
-            return min(self._host_timer.time([kernel.call]) for _ in range(3))
+            took = min(timer.time([call]) for _ in range(3))
+            self._builders.remove(builder)
+            builder.close()
+            return took
 
         cost = self._costs.affordable(case, workload, self.settings.max_call_s, one_call)
         if cost is not None:
@@ -152,11 +160,13 @@ class CaseRunner:
         if check is not None and not check.passed:
             message = f"||out - ref|| / ||ref|| is {check.error:.3g}; {check.tolerance:.3g} is allowed ({check.method})"
             return replace(record, status="failed", reason=Reason("check_failed", message))
-        facts = dict(kernels[0].facts)
+        facts: dict[str, Any] = {}
         if workload.tracks_memory and (peak := self.device.peak_bytes(kernels[0].call)) is not None:
             facts["peak_bytes"] = peak
-        measured = replace(self._time(case, kernels, check, first_call_s), facts=facts)
-        self._costs.learn(case, work.total_flops or work.bytes_at(), measured.stats.min_s)
+        measured = self._time(case, kernels, check, first_call_s)
+        facts = {**kernels[0].facts, **facts, **workload.findings(case.params, kernels, measured.stats)}
+        measured = replace(measured, facts=facts)
+        self._costs.learn(case, amount(work), measured.stats.min_s)
         flag = bound_flag(measured.stats.median_s, work, limits_of(self.spec), case.regime)
         if flag is not None:
             measured = replace(measured, flags=(*measured.flags, flag))
@@ -164,7 +174,9 @@ class CaseRunner:
         return replace(record, measurement=measured)
 
     def _builder(self, case: Case, seed: int) -> Builder:
-        return Builder(self.device.torch_device, self.machine, data=case.data, seed=seed)
+        builder = Builder(self.device.torch_device, self.machine, data=case.data, seed=seed)
+        self._builders.append(builder)  # closed when the case is over
+        return builder
 
     def _bounded(self, record: Record) -> Record:
         """With the roofline bound as known by now; readers compute it anew with the run's final ceilings."""
@@ -178,6 +190,8 @@ class CaseRunner:
         if kernel.output is not None:
             poison(kernel.output)
         result: list[Any] = []
+        if kernel.prepare is not None:
+            kernel.prepare()
         first_call_s = self._host_timer.time([lambda: result.append(call())])
         if not self.settings.check:
             return None, first_call_s
@@ -193,7 +207,10 @@ class CaseRunner:
         timer = self._host_timer if case.regime == "eager" else self._timer
         single = case.regime == "eager" and self.device.kind != "cpu"
         most = 1 if single else None  # a caller waits for each result; on a CPU a call has ended when it returns
-        calls = [k.eager if case.regime == "eager" and k.eager is not None else k.call for k in kernels]
+        calls = []
+        for kernel in kernels:
+            call, timer = prepared(kernel, kernel.eager if case.regime == "eager" else None, timer)
+            calls.append(call)
         ring = Ring(calls)
         self._progress("warm-up", first_call_s, None)
         warm = warm_up(ring, timer, self.settings.warmup_limit_s, most_calls=most)
@@ -246,6 +263,8 @@ class CaseRunner:
             return None, [Flag("energy_refused", str(error))]
         if window.total_s <= 0:
             return None, []
+        if isinstance(timer, PreparedTimer):
+            return None, [Flag("energy_refused", "work that is not timed lies between the calls: no load without gaps")]
         self._progress("energy", taken.per_call_s[-1] / per_replay, None)
         found = energy_of_load(
             self._energy, timer, ring.take, taken.calls_per_sample, window, calls_each=per_replay, phase=phases.phase

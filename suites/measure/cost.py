@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from wattline.case import Case
 from wattline.params import Value
 from wattline.suites.workload import Workload
+from wattline.work import Work
 
 BELIEVABLE_S = 0.02
 """A scout that took this long may run at the speed of larger cases: it does when it agrees with a smaller one."""
@@ -77,9 +78,9 @@ class CostModel:
             limit_s: longest call that is accepted.
             run: runs one call with other parameters and returns its seconds.
         """
-        amount = _amount(workload, case.params)
+        whole = amount(workload.work(case.params))
         size = _FIRST
-        known = self.estimate(case, amount)
+        known = self.estimate(case, whole)
         if known is not None and known.call_s <= limit_s:
             return None
         rate_before: float | None = None
@@ -88,9 +89,9 @@ class CostModel:
             if smaller is None:
                 return None
             scout = replace(case, params=smaller)
-            took, done = run(smaller), _amount(workload, smaller)
+            took, done = run(smaller), amount(workload.work(smaller))
             self.learn(scout, done, took)
-            known = self.estimate(case, amount)
+            known = self.estimate(case, whole)
             if known is None or known.call_s <= limit_s:
                 return None
             # A small scout that waited for a processor (others use the machine) takes as long as a slow one; a
@@ -103,7 +104,6 @@ class CostModel:
             size *= 2
 
 
-def _amount(workload: Workload, params: Mapping[str, Value]) -> float:
-    """One number for the work of a case: FLOPs, or bytes where nothing is computed."""
-    work = workload.work(params)
-    return work.total_flops or work.bytes_at()
+def amount(work: Work) -> float:
+    """One number for the work of a case: FLOPs, or the bytes of all levels and links where nothing is computed."""
+    return work.total_flops or work.total_bytes

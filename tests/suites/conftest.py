@@ -7,6 +7,8 @@ real processes.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,3 +247,18 @@ def plan_of() -> Callable[..., Plan]:
         )
 
     return make
+
+
+@pytest.fixture
+def interpreted() -> Callable[[str], str]:
+    """Runs a program in a process of its own in which Triton interprets kernels; what it printed."""
+
+    def run(program: str) -> str:
+        environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -342,3 +343,85 @@ def test_an_error_of_python_itself_names_its_line() -> None:
     _, reason = classify(caught.value)
     assert reason.message.startswith("ZeroDivisionError: division by zero (test_measure_case.py, line ")
     assert reason.message.endswith(", in halved)")
+
+
+@pytest.fixture
+def consuming() -> Iterator[list[str]]:
+    """An operation whose calls use something up, with what happened to it, in order."""
+    from wattline.params import Int, Params
+    from wattline.suites import registry
+    from wattline.suites.workload import BuildContext, Kernel, Workload
+    from wattline.work import Work
+
+    happened: list[str] = []
+
+    class Consuming(Workload):
+        """Uses up what is prepared for it."""
+
+        params = Params(broken=Int(0, lo=0))
+
+        def work(self, p: Any) -> Work:
+            return Work(bytes_read={"storage": 8.0})
+
+        def build(self, p: Any, ctx: BuildContext) -> Kernel:
+            happened.append("build")
+            ctx.defer(lambda: happened.append("first deferred"))
+            ctx.defer(lambda: happened.append("last deferred"))
+            if p["broken"]:
+                raise RuntimeError("broken")
+
+            def call() -> Any:
+                assert happened[-1] == "prepare"
+                happened.append("call")
+                time.sleep(0.001)
+                return torch.ones(1)
+
+            return Kernel(call, {}, prepare=lambda: happened.append("prepare"))
+
+        def check(self, p: Any, kernel: Kernel, result: Any) -> tuple[float, float, str]:
+            return 0.0, 0.0, "full"
+
+        def findings(self, p: Any, kernels: Sequence[Kernel], stats: Any) -> dict[str, Any]:
+            return {"bytes_per_s": 8 / stats.median_s, "kernels": len(kernels)}
+
+    registry.entries()
+    registry.workload("tests.consuming")(Consuming)
+    yield happened
+    registry._entries.pop("tests.consuming")
+    registry._members.pop("tests")
+
+
+def test_what_a_call_uses_up_is_prepared_before_each_and_put_away_at_the_end(consuming: list[str]) -> None:
+    record = measure(Case("tests.consuming", "torch", {"broken": 0}, "eager"))
+    assert record.status == "ok", record.reason
+    assert record.measurement is not None
+    assert consuming[0] == "build"
+    assert consuming[-2:] == ["last deferred", "first deferred"]
+    calls = consuming[1:-2]
+    assert calls == ["prepare", "call"] * (len(calls) // 2)
+    assert record.measurement.facts["bytes_per_s"] == pytest.approx(8 / record.measurement.stats.median_s)
+    assert record.measurement.facts["kernels"] == 1
+
+
+def test_a_build_that_fails_is_tidied_up_as_well(consuming: list[str]) -> None:
+    record = measure(Case("tests.consuming", "torch", {"broken": 1}, "cold"))
+    assert record.status == "failed"
+    assert consuming == ["build", "last deferred", "first deferred"]
+
+
+def test_no_joules_where_calls_cannot_follow_without_gaps(consuming: list[str]) -> None:
+    sensor = CountingSensor()
+    record = measure(Case("tests.consuming", "torch", {"broken": 0}, "eager"), energy=sensor)
+    assert record.measurement is not None
+    assert record.measurement.energy is None
+    assert record.flags.count("energy_refused") == 1
+    assert sensor.loads == []
+
+
+def test_preparation_is_not_timed() -> None:
+    from wattline.suites.measure.prepared import Prepared, PreparedTimer
+
+    done: list[int] = []
+    spent = PreparedTimer(HostTimer()).time([Prepared(lambda: done.append(1), lambda: time.sleep(0.01))] * 3)
+    assert done == [1, 1, 1]
+    assert spent < 0.01  # the 30 ms of preparation are not in it

@@ -97,7 +97,7 @@ def test_a_part_given_replaces_that_of_the_preset() -> None:
 
 
 def test_names_narrow_a_preset() -> None:
-    plan = make_plan("standard", regimes=["hot"], dtypes=["bf16"], machine=CPU)
+    plan = make_plan("standard", names=["gemm"], regimes=["hot"], dtypes=["bf16"], machine=CPU)
     assert {(p.case.regime, p.case.dtype) for p in plan.cases} == {("hot", "bf16")}
     zeros = make_plan("standard", fills=["zeros"], impls=["torch"], machine=CPU)
     assert {p.case.data for p in zeros.cases} == {"zeros"}
@@ -134,7 +134,7 @@ def test_conditions_filter() -> None:
         ({"only": ["q > 1"]}, UnknownNameError, "condition"),
         ({"only": ["m >"]}, UsageError, "read"),
         ({"only": ["m > 10**9"]}, UsageError, "nothing is left"),
-        ({"preset": "smoke", "dtypes": ["fp64"]}, UsageError, "fp64"),
+        ({"names": ["gemm"], "preset": "smoke", "dtypes": ["fp64"]}, UsageError, "fp64"),
         ({"measure": {"time_limit": 1}}, UnknownNameError, "time_limit_s"),
         ({"measure": {"time_limit_s": -1}}, ParamError, "above zero"),
         ({"budget_s": 0}, ParamError, "budget"),

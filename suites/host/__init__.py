@@ -1,0 +1,1 @@
+"""Suite host: what the processor and its memory sustain."""

@@ -1,0 +1,1 @@
+"""Suite launch: what it costs to start kernels, and who waits for whom."""

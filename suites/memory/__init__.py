@@ -1,0 +1,1 @@
+"""Suite memory: bandwidth and latency from the first cache to main memory."""
