@@ -241,10 +241,11 @@ def _settings(preset: MeasureSettings, changed: Mapping[str, Any]) -> MeasureSet
 
 
 def _budget_of(preset: Preset, planned: Sequence[PlannedCase]) -> float | None:
-    """The preset's budget, once for each suite that has a part in the plan."""
-    if preset.budget_s is None:
-        return None
-    return preset.budget_s * max(1, len({suite_of(item.case.op) for item in planned}))
+    """The preset's budget, once for each suite that has a part in the plan, within that for all together."""
+    limits = [preset.budget_total_s]
+    if preset.budget_s is not None:
+        limits.append(preset.budget_s * max(1, len({suite_of(item.case.op) for item in planned})))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _check_limits(budget_s: float | None, aa: int | None, max_cases: int | None) -> None:

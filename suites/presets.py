@@ -5,6 +5,7 @@
     extends = "standard"            # start from another preset (or a path beside this file)
     description = "one line"
     budget = "10m"                  # stop in time, so long for each suite in the plan; left out: none
+    budget_total = "15m"            # and so long for all of them together; left out: no such limit
     aa = 8                          # cases measured twice, as A/A pairs
 
     [measure]                       # wattline.suites.settings.MeasureSettings
@@ -46,9 +47,9 @@ from wattline.errors import ParamError, SchemaError, UsageError, storage_error, 
 from wattline.suites.settings import MeasureSettings
 from wattline.units import parse_duration
 
-_TOP = ("extends", "description", "budget", "aa", "measure", "sweep", "overlay")
+_TOP = ("extends", "description", "budget", "budget_total", "aa", "measure", "sweep", "overlay")
 _PART = ("sweep", "overlay")
-_OVERLAY = ("budget", "aa", "measure", "sweep")
+_OVERLAY = ("budget", "budget_total", "aa", "measure", "sweep")
 _AXES = ("fixed", "product", "zip")
 _HIDDEN = frozenset({"base"})
 _MAX_DEPTH = 8
@@ -79,6 +80,7 @@ class Preset:
         description: one line.
         measure: settings of the measurement loop.
         budget_s: wall time to stop within, for each suite in the plan, or ``None``.
+        budget_total_s: the same for all suites together, or ``None``.
         aa: number of A/A pairs.
         sweeps: in the order of the file.
     """
@@ -87,6 +89,7 @@ class Preset:
     description: str
     measure: MeasureSettings
     budget_s: float | None
+    budget_total_s: float | None
     aa: int
     sweeps: tuple[Sweep, ...]
 
@@ -118,13 +121,15 @@ def load_preset(name: str | Path, kind: str = "cpu") -> Preset:
     aa = merged.get("aa", 0)
     if isinstance(aa, bool) or not isinstance(aa, int) or aa < 0:
         raise ParamError(f"{where}: aa must be a whole number from 0, not {aa!r}")
-    budget = merged.get("budget")
+    budget, total = (None if merged.get(key) is None else parse_duration(merged[key])
+                     for key in ("budget", "budget_total"))  # fmt: skip
     sweeps = _table(merged.get("sweep", {}), f"{where}: sweep")
     return Preset(
         name=str(name),
         description=str(merged.get("description", "")),
         measure=measure,
-        budget_s=None if budget is None else parse_duration(budget),
+        budget_s=budget,
+        budget_total_s=total,
         aa=aa,
         sweeps=tuple(s for key, table in sweeps.items() if (s := _sweep(key, table, where)) is not None),
     )
@@ -213,8 +218,10 @@ def _compose(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
 
 def _lay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """A preset or an overlay laid over another."""
+    # A budget of its own comes with a total of its own, or with none: the one below belongs to the budget below.
+    left = {"sweep", "overlay"} | ({"budget_total"} if "budget" in above else set())
     merged = _merge(
-        {key: value for key, value in below.items() if key not in ("sweep", "overlay")},
+        {key: value for key, value in below.items() if key not in left},
         {key: value for key, value in above.items() if key not in ("sweep", "overlay")},
     )
     for part, lay in (("sweep", _lay_sweep), ("overlay", _lay)):

@@ -114,6 +114,7 @@ def test_another_zero_moves_everything_alike() -> None:
     "content",
     [b"", b"no gzip", gzip.compress(b"no json"), gzip.compress(b"[1]"), gzip.compress(b'{"schema": 1}'),
      gzip.compress(json.dumps(a_trace().to_dict()).encode())[:-9]],
+    ids=["empty", "no gzip", "no json", "a list", "no trace", "cut off"],
 )  # fmt: skip
 def test_damage_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = write_trace(tmp_path, a_trace())

@@ -250,6 +250,21 @@ def test_estimates() -> None:
     assert short.settings.min_time_s == 0.1  # who shortens the limit means the whole measurement
 
 
+def test_a_preset_bounds_each_suite_and_all_together(tmp_path: Path) -> None:
+    path, bounded = tmp_path / "two.toml", tmp_path / "bounded.toml"
+    sweeps = (
+        'budget = "60s"\n{total}aa = 0\n[sweep.one]\nop = "gemm.dense"\nfixed = {{ m = 64, n = 64, k = 64, dtype = '
+        '"fp32" }}\n[sweep.two]\nop = "rope"\nfixed = {{ rows = 8, cols = 8, heads = 2, dtype = "fp32" }}\n'
+    )
+    path.write_text(sweeps.format(total=""))
+    assert make_plan(str(path), machine=CPU).budget_s == 120
+    assert make_plan(str(path), names=["rope"], machine=CPU).budget_s == 60
+    bounded.write_text(sweeps.format(total='budget_total = "90s"\n'))
+    assert make_plan(str(bounded), machine=CPU).budget_s == 90
+    assert make_plan(str(bounded), names=["rope"], machine=CPU).budget_s == 60
+    assert make_plan(str(bounded), budget_s=200, machine=CPU).budget_s == 200
+
+
 def test_planning_imports_neither_torch_nor_numpy() -> None:
     code = (
         "import sys; from wattline.suites.plan import make_plan; from wattline.suites.workload import Machine; "

@@ -12,6 +12,7 @@ from wattline.suites.presets import list_presets, load_preset
 BASE = """
 description = "below"
 budget = "10m"
+budget_total = "20m"
 aa = 2
 [measure]
 time_limit_s = 0.9
@@ -47,6 +48,8 @@ def test_the_built_in_presets_are_listed_and_load_for_every_kind() -> None:
             preset = load_preset(name, kind)
             assert preset.sweeps
             assert preset.budget_s is not None
+            assert preset.budget_total_s is not None
+            assert preset.budget_s <= preset.budget_total_s
 
 
 def test_overlays_change_sizes_and_limits(base: Path) -> None:
@@ -54,7 +57,7 @@ def test_overlays_change_sizes_and_limits(base: Path) -> None:
     assert [p.sweeps[0].shapes["sizes"] for p in (cpu, cuda, xpu)] == ["128:512:x2", 4096, 4096]
     assert [p.aa for p in (cpu, cuda, xpu)] == [2, 5, 2]
     assert cpu.sweeps[0].shapes["source"] == cuda.sweeps[0].shapes["source"] == "squares"
-    assert cpu.budget_s == 600
+    assert (cpu.budget_s, cpu.budget_total_s) == (600, 1200)
     assert cpu.measure.time_limit_s == 0.9
     assert cpu.sweeps[1].regime == ("hot", "eager")
 
@@ -79,6 +82,7 @@ shapes = { source = "line" }
     )
     preset = load_preset(path, "cpu")
     assert preset.budget_s == 30
+    assert preset.budget_total_s is None, "the total of another budget says nothing of this one"
     assert preset.aa == 2
     assert (preset.measure.precision, preset.measure.time_limit_s) == (0.05, 0.9)
     one, three = preset.sweeps
