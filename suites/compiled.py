@@ -1,10 +1,11 @@
-"""torch.compile for implementations: compiled once, before anything is timed, and its cost kept apart."""
+"""Compilers of implementations: torch.compile, once, before anything is timed, and its cost kept apart; and numba."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from wattline.reasons import Reason
@@ -60,3 +61,19 @@ def compiled(function: Callable[..., Any], *example: Any, mode: str | None = Non
     begin = time.perf_counter()
     ready(*example)
     return ready, time.perf_counter() - begin
+
+
+def numba_for_loops() -> Any:
+    """numba, with its parallel loops on as many threads as torch uses at present.
+
+    When numba's OpenMP layer starts, it sets the number of threads for all users of that library in the process, torch
+    among them: what torch had is put back, or its speed would depend on which kernels were built before.
+    """
+    import torch
+
+    numba: Any = import_module("numba")
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, int(numba.config.NUMBA_NUM_THREADS)))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return numba

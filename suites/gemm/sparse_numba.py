@@ -12,6 +12,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from wattline.suites.compiled import numba_for_loops
+
 
 @lru_cache(maxsize=1)
 def _kernels() -> dict[str, Any]:
@@ -100,8 +102,5 @@ def kernel_for(pattern: str, dtype: Any) -> tuple[Callable[..., None], float]:
     Returns:
         The kernel, and the seconds that its compilation took in this process.
     """
-    import torch
-
-    numba: Any = import_module("numba")
-    numba.set_num_threads(min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS)))
+    numba_for_loops()
     return _compiled(pattern, dtype)

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from wattline.suites.compiled import numba_for_loops
 
-@lru_cache(maxsize=1)
+
 def kernels() -> dict[str, Callable[[Any, Any], None]]:
     """The kernels by name: each takes ``x`` and ``out``, ``[rows, cols]`` of one format, and works on rows in parallel,
     by as many threads as torch uses."""
-    import numba
-    import torch
+    numba_for_loops()
+    return _kernels()
 
-    most: Any = getattr(numba.config, "NUMBA_NUM_THREADS")  # noqa: B009 - its stubs do not know it
-    numba.set_num_threads(min(torch.get_num_threads(), most))
+
+@lru_cache(maxsize=1)
+def _kernels() -> dict[str, Callable[[Any, Any], None]]:
+    import numba
+
     # Sums may be reassociated, so that they vectorise; infinities and NaN keep their meaning.
     compile_ = numba.njit(parallel=True, fastmath={"reassoc", "contract", "arcp"}, cache=False)
 
