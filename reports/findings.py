@@ -54,6 +54,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         comparisons,
         figures_explain,
         figures_hybrid,
+        figures_quantized,
         figures_sparse,
         findings_energy,
     )
@@ -64,6 +65,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         _cliffs(data),
         _formats(data),
         figures_sparse.finding(data),
+        figures_quantized.finding(data),
         *comparisons.find(data),
         figures_hybrid.finding(data),
         *figures_explain.find(data),

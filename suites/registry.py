@@ -22,6 +22,7 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
         "wattline.suites.gemm.lowrank",
         "wattline.suites.gemm.monarch",
         "wattline.suites.gemm.sparse",
+        "wattline.suites.gemm.quant.quantized",
         "wattline.suites.conv.conv2d",
         "wattline.suites.conv.long",
         "wattline.suites.fusion_chain",

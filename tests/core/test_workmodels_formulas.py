@@ -137,6 +137,7 @@ FULL = {
     "gemm.moe": {"tokens": 16, "hidden": 64, "intermediate": 128, "experts": 8, "top_k": 2},
     # The fewest operations lie at blocks = sqrt(size): here and above more blocks are more work.
     "gemm.monarch": {"m": 8, "size": 256, "blocks": 16},
+    "gemm.quantized": {"m": 16, "n": 48, "k": 64, "group": 32, "scheme": "w4a16"},
     "gemm.sparse": {"m": 32, "n": 48, "k": 64, "density": 0.1},
     "gemm.lowrank": {"m": 16, "n": 48, "k": 64, "rank": 4, "adapters": 3},
     "attention.merge": {"batch": 2, "q_len": 3, "kv_len": 64, "heads": 4, "kv_heads": 2, "head_dim": 8, "shards": 4},
@@ -155,7 +156,7 @@ FULL = {
     "memory.latency": {"bytes": 1 << 20, "steps": 1 << 10},
 }
 # Not sizes of what is worked on: more of them may well be less work (a larger filter has fewer positions).
-NOT_SIZES = ("kv_heads", "top_k", "experts", "world_size", "r", "s")
+NOT_SIZES = ("kv_heads", "top_k", "experts", "world_size", "r", "s", "group")
 
 
 def params_of(op: str) -> dict[str, Any]:

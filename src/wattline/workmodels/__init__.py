@@ -32,6 +32,7 @@ _BUILT_IN: dict[str, str] = {
     "gemm.lowrank": "lowrank:lowrank",
     "gemm.moe": "moe:moe",
     "gemm.monarch": "monarch:monarch",
+    "gemm.quantized": "quantized:quantized",
     "gemm.sparse": "sparse:sparse",
     "host.stream": "memory:loop",
     "memory.bandwidth": "memory:loop",
