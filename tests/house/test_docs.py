@@ -24,7 +24,7 @@ from wattline.work import bound
 from wattline.workmodels import work_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -113,7 +113,10 @@ def test_the_python_of_a_page_runs(page: Path, example_run: Path, tmp_path: Path
 
 
 def test_there_is_python_to_run() -> None:
-    assert {"README.md", "docs/method.md", "docs/workloads.md", "docs/extending.md"} <= set(map(named, WITH_PYTHON))
+    assert {
+        "README.md", "docs/method.md", "docs/workloads.md", "docs/workloads/gemm.md", "docs/workloads/attention.md",
+        "docs/extending.md",
+    } <= set(map(named, WITH_PYTHON))  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -186,6 +189,42 @@ def test_every_parameter_and_shape_source_of_the_operation_is_documented() -> No
 
     text, workload = text_of("docs/workloads.md"), get("gemm.dense").workload
     assert [name for name in (*workload.params, *workload.shape_sources) if f"`{name}`" not in text] == []
+
+
+def built_in() -> list[str]:
+    from wattline.suites.registry import entries
+
+    return [op for op, entry in entries().items() if type(entry.workload).__module__.startswith("wattline.")]
+
+
+def names_of(op: str) -> set[str]:
+    """How the pages may call an operation: by its name, or by that of a family whose members differ in a word."""
+    return {op, f"{op.split('.', maxsplit=1)[0]}.*"}
+
+
+def test_the_index_of_workloads_lists_every_operation() -> None:
+    listed = re.findall(r"^\| \[([\w.*]+)\]\(", text_of("docs/workloads.md"), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert [op for op in built_in() if not names_of(op) & set(listed)] == []
+
+
+def test_every_operation_has_a_section_that_names_its_parameters_and_implementations() -> None:
+    from wattline.suites.registry import get, members
+
+    texts: dict[str, str] = {}
+    for page in [ROOT / "docs/workloads.md", *ROOT.glob("docs/workloads/*.md")]:
+        parts = re.split(r"^## (.+)\n", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for heading, text in zip(parts[1::2], parts[2::2], strict=True):
+            for op in heading.split(", "):
+                texts[op] = texts.get(op, "") + text
+    shared = {"rows", "cols", "dtype"}  # of row-wise operations: said once, under the first of them
+    missing = []
+    for op in set(built_in()) & {*members("gemm"), *members("attention")}:
+        entry, text = get(op), "".join(texts.get(name, "") for name in names_of(op))
+        names = {*entry.implementations, *entry.workload.params}
+        names -= shared if "rows" in entry.workload.params and op != "softmax.rows" else set()
+        missing += [f"{op}: {name}" for name in sorted(names) if f"`{name}`" not in text]
+    assert missing == []
 
 
 def test_every_preset_is_documented() -> None:
