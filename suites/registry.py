@@ -18,6 +18,8 @@ ENTRY_POINT_GROUP = "wattline.suites"
 _BUILT_IN: dict[str, tuple[str, ...]] = {
     "gemm": (
         "wattline.suites.gemm.dense",
+        "wattline.suites.gemm.dense_compiled",
+        "wattline.suites.gemm.tiled",
         "wattline.suites.gemm.moe",
         "wattline.suites.gemm.lowrank",
         "wattline.suites.gemm.monarch",

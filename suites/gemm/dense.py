@@ -170,26 +170,8 @@ class DenseGemm(Workload):
         """
         import torch
 
-        from wattline.workmodels.gemm import out_format
-
-        set_precision(str(p["dtype"]), str(p["acc"]))
-        batch, m, n, k = (_int(p, name) for name in ("batch", "m", "n", "k"))
-        dtype, layout = str(p["dtype"]), str(p["layout"])
-        lead = (batch,) if batch > 1 else ()
-
-        def operand(rows: int, cols: int, transposed: bool) -> Any:
-            # A vector lies in memory the same either way; given the strides of its transpose, torch's int8 product
-            # leaves the result unwritten on CPUs (torch 2.13).
-            if not transposed or 1 in (rows, cols):
-                return ctx.tensor((*lead, rows, cols), dtype)
-            return ctx.tensor((*lead, cols, rows), dtype).transpose(-2, -1)
-
-        a = operand(m, k, layout[0] == "t")
-        b = operand(k, n, layout[1] == "t")
-        out_name = out_format(dtype, str(p["out_dtype"]))
-        out = ctx.empty((*lead, m, n), out_name)
-        inputs = {"a": a, "b": b}
-
+        a, b, out = operands(p, ctx)
+        inputs, dtype = {"a": a, "b": b}, str(p["dtype"])
         if dtype in FP8:
             one = torch.ones((), dtype=torch.float32, device=ctx.torch_device)
             options = {"scale_a": one, "scale_b": one, "out_dtype": out.dtype, "use_fast_accum": p["acc"] == "fast"}
@@ -198,7 +180,7 @@ class DenseGemm(Workload):
         if dtype == "int8":
             int_mm = torch._int_mm  # likewise for int8
             return Kernel(lambda: int_mm(a, b, out=out), inputs, out, lambda: int_mm(a, b))
-        mm = torch.bmm if lead else torch.mm
+        mm = torch.bmm if out.dim() == 3 else torch.mm
         if out.dtype != a.dtype:
             wide = out.dtype
             return Kernel(lambda: mm(a, b, wide, out=out), inputs, out, lambda: mm(a, b, wide))
@@ -224,6 +206,28 @@ class DenseGemm(Workload):
         """See :meth:`Workload.scout`: one product of at most ``size`` in each direction."""
         small = {**p, "batch": 1, **{name: min(_int(p, name), size) for name in ("m", "n", "k")}}
         return None if small == dict(p) else small
+
+
+def operands(p: ParamValues, ctx: BuildContext) -> tuple[Any, Any, Any]:
+    """A ``[m, k]``, B ``[k, n]`` as the layout says and an empty C ``[m, n]``, each with ``batch`` in front where that
+    is above 1. Sets the precision switches of the case."""
+    from wattline.workmodels.gemm import out_format
+
+    set_precision(str(p["dtype"]), str(p["acc"]))
+    batch, m, n, k = (_int(p, name) for name in ("batch", "m", "n", "k"))
+    dtype, layout = str(p["dtype"]), str(p["layout"])
+    lead = (batch,) if batch > 1 else ()
+
+    def operand(rows: int, cols: int, transposed: bool) -> Any:
+        # A vector lies in memory the same either way; given the strides of its transpose, torch's int8 product
+        # leaves the result unwritten on CPUs (torch 2.13).
+        if not transposed or 1 in (rows, cols):
+            return ctx.tensor((*lead, rows, cols), dtype)
+        return ctx.tensor((*lead, cols, rows), dtype).transpose(-2, -1)
+
+    a = operand(m, k, layout[0] == "t")
+    b = operand(k, n, layout[1] == "t")
+    return a, b, ctx.empty((*lead, m, n), out_format(dtype, str(p["out_dtype"])))
 
 
 def set_precision(dtype: str, acc: str) -> None:

@@ -139,6 +139,7 @@ FULL = {
     "gemm.monarch": {"m": 8, "size": 256, "blocks": 16},
     "gemm.quantized": {"m": 16, "n": 48, "k": 64, "group": 32, "scheme": "w4a16"},
     "gemm.sparse": {"m": 32, "n": 48, "k": 64, "density": 0.1},
+    "gemm.tiled": {"m": 32, "n": 48, "k": 64, "block_m": 16, "block_n": 16, "block_k": 16},
     "gemm.lowrank": {"m": 16, "n": 48, "k": 64, "rank": 4, "adapters": 3},
     "attention.merge": {"batch": 2, "q_len": 3, "kv_len": 64, "heads": 4, "kv_heads": 2, "head_dim": 8, "shards": 4},
     "attention.linear": {"batch": 2, "length": 64, "heads": 4, "head_dim": 16},

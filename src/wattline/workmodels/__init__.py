@@ -34,6 +34,7 @@ _BUILT_IN: dict[str, str] = {
     "gemm.monarch": "monarch:monarch",
     "gemm.quantized": "quantized:quantized",
     "gemm.sparse": "sparse:sparse",
+    "gemm.tiled": "tiled:tiled",
     "host.stream": "memory:loop",
     "memory.bandwidth": "memory:loop",
     "memory.latency": "memory:chase",
