@@ -57,6 +57,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         figures_quantized,
         figures_sparse,
         findings_energy,
+        tiles,
     )
 
     found = [
@@ -66,6 +67,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         _formats(data),
         figures_sparse.finding(data),
         figures_quantized.finding(data),
+        tiles.finding(data),
         *comparisons.find(data),
         figures_hybrid.finding(data),
         *figures_explain.find(data),

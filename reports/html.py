@@ -62,6 +62,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
         power,
         predicted,
         tables,
+        tiles,
     )  # fmt: skip
     from wattline.reports.evaluated import prediction_of
     from wattline.reports.svg import marker_definitions
@@ -92,6 +93,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
                 figures_speed.skinny(data),
                 *figures_sparse.figures(data),
                 *figures_quantized.figures(data),
+                *tiles.figures(data),
                 *comparisons.figures(data),
                 *figures_hybrid.figures(data),
                 *figures_explain.figures(data),
