@@ -8,7 +8,7 @@ from typing import Any
 from wattline.params import Choice, Int, Value
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.registry import implementation, workload
-from wattline.suites.requirements import accelerator
+from wattline.suites.requirements import cuda_api
 from wattline.suites.rowwise.common import RowWise, distance, row_params, shape_of, some_rows
 from wattline.suites.workload import BuildContext, Kernel, ParamValues
 
@@ -98,7 +98,7 @@ def compile_(p: ParamValues, ctx: BuildContext) -> Kernel:
     return Kernel(lambda: ready(x), {"x": x}, facts={"compile_s": seconds})
 
 
-@implementation("fusion.chain", "graph", requires=(accelerator(),))
+@implementation("fusion.chain", "graph", requires=(cuda_api(),))
 def graph(p: ParamValues, ctx: BuildContext) -> Kernel:
     """The kernels of the chain apart, but launched together as a captured graph."""
     import torch

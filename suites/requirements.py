@@ -33,6 +33,17 @@ def cuda(sm: int = 0) -> Requirement:
     return Requirement(text, unmet)
 
 
+def cuda_api() -> Requirement:
+    """A GPU of NVIDIA or AMD, which torch drives through ``torch.cuda``."""
+
+    def unmet(_: ParamValues, machine: Machine) -> Reason | None:
+        if machine.kind == "cuda":
+            return None
+        return Reason("no_cuda", f"it needs a GPU of NVIDIA or AMD; this device is of type {machine.kind}")
+
+    return Requirement("a GPU of NVIDIA or AMD", unmet)
+
+
 def module(name: str) -> Requirement:
     """An importable Python module."""
 

@@ -14,7 +14,7 @@ from wattline.suites.attention.reference import attend_rows, relative_error, tol
 from wattline.suites.attention.sdpa import attend_queries
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.registry import implementation, workload
-from wattline.suites.requirements import accelerator, never, torch_at_least
+from wattline.suites.requirements import cuda_api, never, torch_at_least
 from wattline.suites.sampled import spread
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
 
@@ -283,7 +283,7 @@ def packed(p: ParamValues, ctx: BuildContext) -> Kernel:
 @implementation(
     "attention.hybrid", "streams",
     requires=(
-        accelerator(),
+        cuda_api(),
         never(lambda p, m: bool(p["hidden"]), "projection", "it overlaps attention alone; hidden must be 0"),
         never(lambda p, m: not (p["chunk"] and p["decodes"]), "one_kind", "it takes both kinds to overlap them"),
     ),

@@ -13,7 +13,7 @@ from wattline.suites.attention.masks import Mask
 from wattline.suites.attention.partial import attention_with_lse, merge_pairwise, merge_stacked
 from wattline.suites.attention.prefill import FORMAT_RULE, HEAD_RULE
 from wattline.suites.attention.reference import compare, relative_error, tolerance
-from wattline.suites.attention.sdpa import attend
+from wattline.suites.attention.sdpa import attend, tiled_backend
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import never
@@ -175,4 +175,5 @@ def whole(p: ParamValues, ctx: BuildContext) -> Kernel:
             shared = inputs.pop(f"{name}_prefix").expand(batch, -1, -1, -1)
             inputs[name] = torch.cat([shared, inputs[name]], dim=2)
     mask = Mask(int(p["q_len"]), int(p["kv_len"]), causal=False)
-    return Kernel(attend(inputs["q"], inputs["k"], inputs["v"], mask, "flash"), inputs)
+    backend = tiled_backend(str(p["dtype"]), inputs["q"].device)
+    return Kernel(attend(inputs["q"], inputs["k"], inputs["v"], mask, backend), inputs)

@@ -34,7 +34,6 @@ LENGTH_RULE = Constraint(
     lambda p: not p["causal"] or int(p["q_len"]) <= int(p["kv_len"]),
 )
 
-_SMALL = 2**28  # bytes of scores that an implementation without tiling may write on a CPU
 
 
 def mask_of(p: ParamValues) -> Mask:

@@ -39,6 +39,14 @@ def allow(*backends: str) -> None:
         cuda.enable_cudnn_sdp("cudnn" in backends)
 
 
+def tiled_backend(dtype: str, device: Any) -> str:
+    """The backend that never writes the scores, where one takes the format: on GPUs ``flash`` has 16-bit formats only,
+    ``efficient`` fp32 as well, and fp64 is left to ``math``."""
+    if device.type == "cpu" or dtype in ("fp16", "bf16"):
+        return "flash"
+    return "math" if dtype == "fp64" else "efficient"
+
+
 def bias_of(mask: Mask, device: Any, backend: str) -> dict[str, Any]:
     """The arguments by which torch takes a mask: its cheapest way to say it."""
     if mask.trivial:

@@ -40,7 +40,7 @@ def _needs(pattern: str, names: tuple[str, ...], text: str, more: Callable[[Para
 RULES = (
     HEAD_RULE, FORMAT_RULE,
     Constraint("q_len is at most kv_len", lambda p: int(p["q_len"]) <= int(p["kv_len"])),
-    Constraint("window above 0 with pattern=sink_window and there alone, with sink at most kv_len",
+    Constraint("window above 0 with pattern=sink_window and there alone; window and sink together at most kv_len",
                lambda p: (int(p["window"]) > 0) == (p["pattern"] == "sink_window")
                and (p["pattern"] == "sink_window" or not p["sink"])
                and int(p["window"]) + int(p["sink"]) <= int(p["kv_len"])),

@@ -9,9 +9,9 @@ from typing import Any
 from wattline.formats import number_format
 from wattline.params import Choice, Constraint, DType, Int, Params, Value
 from wattline.suites.compiled import compiled, compiler
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.shapes import ShapeSet
 from wattline.suites.lowdiscrepancy import log_uniform, points
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
 from wattline.workmodels.conv import out_size
@@ -117,7 +117,7 @@ def parts(p: ParamValues, ctx: BuildContext) -> dict[str, Any]:
     """Images ``[n, c, h, w]`` and filters ``[k, c / groups, r, s]`` in the memory format asked for."""
     import torch
 
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     n, c, h, w, k, r, s, *_, groups = (int(p[name]) for name in _NAMES)
     order = torch.channels_last if p["memory"] == "channels_last" else torch.contiguous_format
     x = ctx.tensor((n, c, h, w), str(p["dtype"])).contiguous(memory_format=order)

@@ -8,9 +8,9 @@ from typing import Any
 
 from wattline.formats import number_format
 from wattline.params import Constraint, DType, Float, Int, Params, Value
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.shapes import ShapeSet
 from wattline.suites.lowdiscrepancy import log_uniform, points
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import never
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
@@ -50,7 +50,7 @@ SOURCES: Mapping[str, Callable[..., Iterator[ShapeSet]]] = {"random": random}
 
 def parts(p: ParamValues, ctx: BuildContext) -> dict[str, Any]:
     """Sequences ``[batch, channels, length]`` and filters ``[channels, taps]``."""
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     dtype, length = str(p["dtype"]), int(p["length"])
     taps = int(p["taps"]) or length
     x = ctx.tensor((int(p["batch"]), int(p["channels"]), length), dtype)

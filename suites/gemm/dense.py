@@ -8,6 +8,7 @@ from typing import Any
 from wattline.params import Choice, Constraint, DType, Int, Params, Value
 from wattline.reasons import Reason
 from wattline.suites.gemm import shapes
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import workload
 from wattline.suites.requirements import cuda, torch_at_least, when
 from wattline.suites.workload import BuildContext, Kernel, Machine, ParamValues, Requirement, Workload
@@ -228,24 +229,3 @@ def operands(p: ParamValues, ctx: BuildContext) -> tuple[Any, Any, Any]:
     a = operand(m, k, layout[0] == "t")
     b = operand(k, n, layout[1] == "t")
     return a, b, ctx.empty((*lead, m, n), out_format(dtype, str(p["out_dtype"])))
-
-
-def set_precision(dtype: str, acc: str) -> None:
-    """Set torch's global switches so that products run in the precision that the case names.
-
-    fp32 means IEEE products: neither TF32 on GPUs nor bf16 on CPUs. The legacy ``allow_tf32`` is used because
-    torch keeps its newer ``fp32_precision`` in step with it, while the reverse makes later reads of the former
-    raise (torch 2.9 to 2.13).
-    """
-    import torch
-
-    matmul = torch.backends.cuda.matmul
-    matmul.allow_tf32 = dtype == "tf32"
-    # Split-k partial sums may be reduced in 16 bits by default; acc=fp32 forbids it.
-    matmul.allow_bf16_reduced_precision_reduction = acc != "fp32"
-    matmul.allow_fp16_reduced_precision_reduction = acc != "fp32"
-    if hasattr(matmul, "allow_fp16_accumulation"):
-        matmul.allow_fp16_accumulation = acc == "fp16"
-    on_cpu: Any = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9 and newer
-    if hasattr(on_cpu, "fp32_precision"):
-        on_cpu.fp32_precision = "ieee"

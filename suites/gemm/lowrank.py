@@ -9,9 +9,9 @@ from wattline.formats import number_format
 from wattline.params import Constraint, DType, Int, Params, Value
 from wattline.reasons import Reason
 from wattline.suites.gemm import shapes
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.shapes import ShapeSet
 from wattline.suites.lowdiscrepancy import log_uniform, points
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import never
 from wattline.suites.workload import BuildContext, Kernel, Machine, ParamValues, Requirement, Workload
@@ -60,7 +60,7 @@ def parts(p: ParamValues, ctx: BuildContext) -> dict[str, Any]:
     trained ones are by alpha / rank."""
     import torch
 
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     dtype = str(p["dtype"])
     m, n, k, rank, adapters = (int(p[name]) for name in ("m", "n", "k", "rank", "adapters"))
     x, w = ctx.tensor((m, k), dtype), ctx.tensor((n, k), dtype)

@@ -9,10 +9,10 @@ from typing import Any
 from wattline.formats import number_format
 from wattline.params import Choice, Constraint, DType, Flag, Float, Int, Params, Value
 from wattline.reasons import Reason
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.routing import ROUTINGS, Routing, draw
 from wattline.suites.gemm.shapes import ShapeSet, Sizes
 from wattline.suites.lowdiscrepancy import log_uniform, points
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.workload import BuildContext, Kernel, Machine, ParamValues, Requirement, Workload
 
@@ -106,7 +106,7 @@ def parts(p: ParamValues, ctx: BuildContext) -> tuple[dict[str, Any], Routing]:
     2 inner]``; ``down`` ``[local, inner, hidden]``; ``experts`` and ``weights`` ``[tokens, top_k]``. Weights are scaled
     by a power of two near ``1 / sqrt(width)``, as trained ones are, so that 16-bit formats hold every product.
     """
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     dtype, hidden = str(p["dtype"]), int(p["hidden"])
     inner = int(p["intermediate"]) // int(p["tp"])
     routing = routing_of(p)

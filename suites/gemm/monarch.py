@@ -10,9 +10,9 @@ from wattline.errors import ParamError
 from wattline.params import Constraint, DType, Int, Params, Value
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.gemm.copies import in_turn
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.shapes import ShapeSet
 from wattline.suites.lowdiscrepancy import log_uniform, points
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
 from wattline.units import parse_number
@@ -98,7 +98,7 @@ def explicit(right: Any, left: Any) -> Any:
 
 def _inputs(p: ParamValues, ctx: BuildContext) -> dict[str, Any]:
     m, size, blocks, dtype = int(p["m"]), int(p["size"]), int(p["blocks"]), str(p["dtype"])
-    set_precision(dtype, "default")
+    set_precision(dtype)
     side = size // blocks
     return {
         "x": ctx.tensor((m, size), dtype),

@@ -11,7 +11,7 @@ from wattline.errors import UnsupportedError
 from wattline.params import Choice, Constraint, DType, Float, Int, Params, Value
 from wattline.suites.gemm import sparse_shapes
 from wattline.suites.gemm.copies import in_turn
-from wattline.suites.gemm.dense import set_precision
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import cuda, module, never, when
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
@@ -201,7 +201,7 @@ class SparseGemm(Workload):
         """See :meth:`Workload.build`: torch's CSR, blocked CSR and semi-structured matrices."""
         import torch
 
-        set_precision(str(p["dtype"]), "default")
+        set_precision(str(p["dtype"]))
         inputs = _matrices(p, ctx)
         facts = _facts(p)
         if p["pattern"] == "2:4":
@@ -281,7 +281,7 @@ def dense(p: ParamValues, ctx: BuildContext) -> Kernel:
 
     from wattline.suites.gemm.sparsity import scatter
 
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     inputs = _matrices(p, ctx)
     values = inputs.pop("values")
     w = in_turn(ctx, int(p["n"]) * int(p["k"]) * values.element_size(), lambda: scatter(p, values))
@@ -307,7 +307,7 @@ def densify(p: ParamValues, ctx: BuildContext) -> Kernel:
 
     from wattline.suites.gemm import sparsity
 
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     inputs = _matrices(p, ctx)
     values, facts = inputs["values"], _facts(p)
     out = _result(p, ctx)

@@ -8,9 +8,10 @@ from typing import Any
 from wattline.params import Constraint, DType, Int, Params, Value
 from wattline.reasons import Reason
 from wattline.suites.gemm import shapes
-from wattline.suites.gemm.dense import SCOUT_SIZE, set_precision
+from wattline.suites.gemm.dense import SCOUT_SIZE
 from wattline.suites.gemm.shapes import ShapeSet
 from wattline.suites.lowdiscrepancy import log_uniform, points
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import cuda, module, triton
 from wattline.suites.workload import BuildContext, Kernel, Machine, ParamValues, Requirement, Workload
@@ -226,7 +227,7 @@ def launched(
 
 def _operands(p: ParamValues, ctx: BuildContext) -> tuple[dict[str, Any], Any]:
     m, n, k, dtype = int(p["m"]), int(p["n"]), int(p["k"]), str(p["dtype"])
-    set_precision(dtype, "default")
+    set_precision(dtype)
     return {"a": ctx.tensor((m, k), dtype), "b": ctx.tensor((k, n), dtype)}, ctx.empty((m, n), dtype)
 
 

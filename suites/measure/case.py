@@ -28,6 +28,7 @@ from wattline.suites.measure.flags import bound_flag, limits_of, sample_flags
 from wattline.suites.measure.loop import Progress, Ring, Samples, WarmUp, sample, warm_up
 from wattline.suites.measure.prepared import PreparedTimer, prepared
 from wattline.suites.measure.traces import Phases, make_trace
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import get, get_implementation
 from wattline.suites.rotation import rotations
 from wattline.suites.settings import MeasureSettings
@@ -134,6 +135,8 @@ class CaseRunner:
             message = f"its buffers take {format_bytes(need)} ({sets} sets), and {format_bytes(free)} are free"
             return replace(record, status="skipped", reason=Reason("too_large", message))
 
+        set_precision(case.dtype or "")
+
         def one_call(params: Mapping[str, Value]) -> float:
             builder = self._builder(case, record.seed)
             call, timer = prepared(implementation.build(params, builder), None, self._host_timer)
@@ -164,6 +167,8 @@ class CaseRunner:
         if workload.tracks_memory and (peak := self.device.peak_bytes(kernels[0].call)) is not None:
             facts["peak_bytes"] = peak
         measured = self._time(case, kernels, check, first_call_s)
+        if kernels[0].extra_bytes:
+            facts["extra_bytes"] = kernels[0].extra_bytes
         facts = {**kernels[0].facts, **facts, **workload.findings(case.params, kernels, measured.stats)}
         measured = replace(measured, facts=facts)
         self._costs.learn(case, amount(work), measured.stats.min_s)

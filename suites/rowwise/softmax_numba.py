@@ -48,7 +48,7 @@ def _kernels() -> dict[str, Callable[[Any, Any], None]]:
                 if value > largest:
                     total = total * math.exp(largest - value) + 1
                     largest = value
-                else:
+                elif value != -math.inf:  # which adds nothing, and before anything larger would give inf - inf
                     total += math.exp(value - largest)
             for j in range(row.size):
                 target[j] = math.exp(row[j] - largest) / total

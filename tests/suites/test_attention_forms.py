@@ -196,7 +196,7 @@ def test_hybrid_packed(given_: dict[str, Any]) -> None:
 def test_streams_need_an_accelerator_and_projections_are_not_packed() -> None:
     reason = get_implementation("attention.hybrid", "streams").unmet(params_of("attention.hybrid"), CPU)
     assert reason is not None
-    assert reason.code == "no_accelerator"
+    assert reason.code == "no_cuda"
     reason = get_implementation("attention.hybrid", "packed").unmet(params_of("attention.hybrid", hidden=8), CPU)
     assert reason is not None
     assert reason.code == "projection"

@@ -143,7 +143,8 @@ def test_compiled(op: str) -> None:
 def test_graphs_are_for_accelerators() -> None:
     reason = get_implementation("fusion.chain", "graph").unmet(params_of("fusion.chain"), CPU)
     assert reason is not None
-    assert reason.code == "no_accelerator"
+    assert reason.code == "no_cuda"
+    assert get_implementation("fusion.chain", "graph").unmet(params_of("fusion.chain"), Machine(kind="xpu")) is not None
 
 
 @pytest.mark.parametrize(

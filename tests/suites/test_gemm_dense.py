@@ -15,7 +15,7 @@ from wattline.formats import BENCH_FORMATS
 from wattline.suites.fills import Builder
 from wattline.suites.gemm import checks
 from wattline.suites.gemm.checks import compare, tolerance
-from wattline.suites.gemm.dense import set_precision
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import get, get_implementation
 from wattline.suites.sampled import spread
 from wattline.suites.workload import Kernel, Machine, Value
@@ -333,16 +333,18 @@ def test_wider_output_of_fp8(out: str) -> None:
 
 def test_precision_switches_do_not_leak() -> None:
     matmul = torch.backends.cuda.matmul
-    set_precision("tf32", "default")
+    set_precision("tf32")
     assert matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
     set_precision("fp16", "fp16")
     assert not matmul.allow_tf32
     assert matmul.allow_fp16_accumulation
     set_precision("bf16", "fp32")
     assert not matmul.allow_bf16_reduced_precision_reduction
     assert not matmul.allow_fp16_accumulation
-    set_precision("fp32", "default")
+    set_precision("fp32")
     assert not matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
     assert matmul.allow_bf16_reduced_precision_reduction
     assert torch.get_float32_matmul_precision() == "highest"
 

@@ -376,7 +376,7 @@ def consuming() -> Iterator[list[str]]:
                 time.sleep(0.001)
                 return torch.ones(1)
 
-            return Kernel(call, {}, prepare=lambda: happened.append("prepare"))
+            return Kernel(call, {}, extra_bytes=24, prepare=lambda: happened.append("prepare"))
 
         def check(self, p: Any, kernel: Kernel, result: Any) -> tuple[float, float, str]:
             return 0.0, 0.0, "full"
@@ -401,6 +401,14 @@ def test_what_a_call_uses_up_is_prepared_before_each_and_put_away_at_the_end(con
     assert calls == ["prepare", "call"] * (len(calls) // 2)
     assert record.measurement.facts["bytes_per_s"] == pytest.approx(8 / record.measurement.stats.median_s)
     assert record.measurement.facts["kernels"] == 1
+    assert record.measurement.facts["extra_bytes"] == 24
+
+
+def test_no_case_inherits_the_precision_of_another() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    params = {"rows": 8, "cols": 8, "dtype": "fp32"}
+    assert measure(Case("softmax.rows", "torch", params, "eager")).status == "ok"
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_a_build_that_fails_is_tidied_up_as_well(consuming: list[str]) -> None:

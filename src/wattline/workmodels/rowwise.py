@@ -49,8 +49,9 @@ def row_model(op: str) -> Callable[[Mapping[str, Any]], Work]:
     def model(p: Mapping[str, Any]) -> Work:
         elements = 1.0 * p["rows"] * p["cols"]
         width = number_format(p["dtype"]).bytes
+        rate = "fp64" if p["dtype"] == "fp64" else "fp32"  # shorter formats are computed in fp32
         return Work(
-            flops={"fp32": operations * elements} if operations else {},
+            flops={rate: operations * elements} if operations else {},
             bytes_read={"device": read * elements * width},
             bytes_written={"device": written * elements * width},
         )

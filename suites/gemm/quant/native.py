@@ -13,10 +13,10 @@ from typing import Any
 from wattline.params import Value
 from wattline.quantization import scheme_of
 from wattline.reasons import Reason
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.quant.operands import Operands, integer, laid_out, operands
 from wattline.suites.gemm.quant.pack import Operand, unpack
 from wattline.suites.gemm.quant.quantized import FORMATS
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation
 from wattline.suites.requirements import cuda, never, torch_at_least, when
 from wattline.suites.workload import BuildContext, Kernel, Machine, ParamValues, Requirement
@@ -94,7 +94,7 @@ REQUIRES: tuple[Requirement, ...] = (
 @implementation("gemm.quantized", "torch", requires=REQUIRES)
 def native(p: ParamValues, ctx: BuildContext) -> Kernel:
     """Torch's own kernel for the scheme: _int_mm, _weight_int8pack_mm, _weight_int4pack_mm or _scaled_mm."""
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     scheme = str(p["scheme"])
     both = operands(p, ctx, copy=scheme != "w4a16")
     if scheme in _INTEGER:

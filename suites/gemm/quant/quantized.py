@@ -13,9 +13,9 @@ from wattline.quantization import SCHEMES, scheme_of
 from wattline.suites.compiled import compiled, compiler
 from wattline.suites.gemm import shapes
 from wattline.suites.gemm.copies import in_turn
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.quant.operands import integer, operands
 from wattline.suites.gemm.quant.pack import Operand
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import never
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Requirement, Workload
@@ -97,7 +97,7 @@ class QuantizedGemm(Workload):
         """See :meth:`Workload.build`: unpack and dequantise both operands into ``dtype``, then one dense product."""
         import torch
 
-        set_precision(str(p["dtype"]), "default")
+        set_precision(str(p["dtype"]))
         both = operands(p, ctx)
         out = ctx.empty((integer(p, "m"), integer(p, "n")), str(p["dtype"]))
 
@@ -156,7 +156,7 @@ def dense(p: ParamValues, ctx: BuildContext) -> Kernel:
     """Both operands dequantised once, when built, and kept in dtype: what a scheme has to beat."""
     import torch
 
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     both = operands(p, ctx)
     m, n, k = (integer(p, name) for name in ("m", "n", "k"))
     out = ctx.empty((m, n), str(p["dtype"]))
@@ -183,7 +183,7 @@ def _product_of(weights: Operand, act: Operand | None, dtype: str) -> Callable[[
 @implementation("gemm.quantized", "dequantize_compiled", requires=(*FORMATS, compiler()))
 def dequantize_compiled(p: ParamValues, ctx: BuildContext) -> Kernel:
     """Dequantise-then-multiply through torch.compile, which makes one pass of the dequantising."""
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     both = operands(p, ctx)
     empty = (None,) * 4
     function = _product_of(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from wattline.suites.gemm.dense import set_precision
 from wattline.suites.gemm.quant import quantized  # noqa: F401 - registers the op
 from wattline.suites.gemm.quant.operands import integer, operands
+from wattline.suites.precision import set_precision
 from wattline.suites.registry import implementation
 from wattline.suites.requirements import cuda, module, never, when
 from wattline.suites.workload import BuildContext, Kernel, ParamValues
@@ -67,7 +67,7 @@ def torchao(p: ParamValues, ctx: BuildContext) -> Kernel:
     import torch
 
     quantization: Any = import_module("torchao.quantization")
-    set_precision(str(p["dtype"]), "default")
+    set_precision(str(p["dtype"]))
     both = operands(p, ctx)
     n, k = both.weights.shape
     layer = torch.nn.Linear(k, n, bias=False, device="meta", dtype=both.x.dtype)
