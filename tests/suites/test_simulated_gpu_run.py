@@ -135,13 +135,15 @@ def test_records_carry_joules_and_the_run_its_trace(bench: Bench, tmp_path: Path
     bench.start(*SHAPES, window_s=1.5)
     code, output = bench.finish()
     assert code == 0, output
+    # The simulated board draws power while the worker computes: one that waits for a processor draws less.
+    least = 350 if os.getloadavg()[0] < (os.cpu_count() or 1) else 80
     records = bench.records()
     assert [record.status for record in records] == ["ok", "ok"]
     for record in records:
         energy = record.measurement.energy if record.measurement else None
         assert energy is not None, output
         # The load draws 500 W (less while the host waits); the interval holds the gain of an uncalibrated board.
-        assert 350 < energy.power_w < 530
+        assert least < energy.power_w < 530
         assert 0 < energy.energy_lo_j < energy.energy_j < energy.energy_hi_j
         assert energy.source == "nvml: total energy counter (gpu)"
         assert energy.scope == "gpu"
