@@ -125,7 +125,7 @@ def from_preset(
         )
     params = _params(op)
     replaced: dict[str, list[Value]] = {
-        name: axis_values(name, value, params[name]) for name, value in given.items() if name in params
+        name: axis_values(f"{name} of {op}", value, params[name]) for name, value in given.items() if name in params
     }
     conditions: dict[str, tuple[str, ...]] = {
         name: _condition(given, name) for name in CONDITIONS if _condition(given, name)

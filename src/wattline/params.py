@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from wattline.errors import ParamError, unknown_name
+from wattline.errors import ParamError, UnknownNameError, unknown_name
 from wattline.formats import BENCH_FORMATS, FORMATS, unknown_format
 from wattline.units import parse_int, parse_number, shown
 
@@ -221,7 +221,12 @@ class Params:
         typed: dict[str, Value] = {}
         for name, param in self.declared.items():
             if name in given and given[name] is not None:
-                typed[name] = param.parse(given[name], name)
+                try:
+                    typed[name] = param.parse(given[name], name)
+                except UnknownNameError:
+                    if not isinstance(param, Choice) or not op:
+                        raise
+                    raise unknown_name(f"value of {name}", given[name], param.values, where=where) from None
             elif isinstance(param.default, _Required):
                 raise ParamError(f"parameter {name!r}{where} is missing", todo=f"give {name}={param.describe()}")
             else:

@@ -28,7 +28,6 @@ RULES = (
             for f, size in (("r", "h"), ("s", "w"))
         ),
     ),
-    Constraint(f"dtype is one of {', '.join(FORMATS)}", lambda p: p["dtype"] in FORMATS),
 )  # fmt: skip
 CHECKED = 3e8
 """FLOPs up to which all images are compared; of larger cases the first and the last are."""
@@ -145,7 +144,7 @@ class Conv2d(Workload):
         padding=Int(0, lo=0, doc="zeros around an image"),
         dilation=Int(1, doc="distance of a filter's taps"),
         groups=Int(1, doc="groups of channels that do not mix; c: depthwise"),
-        dtype=DType(doc="number format"),
+        dtype=DType(*FORMATS, doc="number format"),
         memory=Choice("channels_last", "contiguous", doc="order of elements: channels innermost, or columns"),
     )
     shape_sources = SOURCES

@@ -15,12 +15,10 @@ from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import never
 from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
 
-FORMATS = ("fp32", "fp64")
+FORMATS = ("fp32", "fp64")  # torch transforms no shorter ones on every device
 RULES = (
     Constraint("taps is 0 (as long as the sequence) or at most length", lambda p: int(p["taps"]) <= int(p["length"])),
     Constraint("kept is above 0: a share of the frequencies", lambda p: float(p["kept"]) > 0),
-    Constraint(f"dtype is one of {', '.join(FORMATS)}: torch transforms no shorter ones on every device",
-               lambda p: p["dtype"] in FORMATS),
 )  # fmt: skip
 CHANNELS = 4
 """Channels of the first and last sequence that are compared."""
@@ -95,7 +93,7 @@ class LongConv(Workload):
         length=Int(doc="elements of a sequence"),
         taps=Int(0, lo=0, doc="elements of a filter; 0: as many as of a sequence"),
         kept=Float(1.0, lo=0.0, hi=1.0, doc="share of the frequencies that the filters have"),
-        dtype=DType(doc="number format"),
+        dtype=DType(*FORMATS, doc="number format"),
     )
     shape_sources = SOURCES
     tracks_memory = True

@@ -21,7 +21,6 @@ RULES = (
     Constraint("top_k is at most experts", lambda p: int(p["top_k"]) <= int(p["experts"])),
     Constraint("experts is a multiple of ep", lambda p: int(p["experts"]) % int(p["ep"]) == 0),
     Constraint("intermediate is a multiple of tp", lambda p: int(p["intermediate"]) % int(p["tp"]) == 0),
-    Constraint(f"dtype is one of {', '.join(FORMATS)}", lambda p: p["dtype"] in FORMATS),
     Constraint("skew is 0 unless routing=power_law", lambda p: p["routing"] == "power_law" or p["skew"] == 0.0),
 )
 CHECKED = 48
@@ -160,7 +159,7 @@ class Moe(Workload):
         intermediate=Int(doc="width inside an expert"),
         experts=Int(doc="experts of the layer"),
         top_k=Int(2, doc="experts that a token visits"),
-        dtype=DType(doc="number format of tokens and weights"),
+        dtype=DType(*FORMATS, doc="number format of tokens and weights"),
         gated=Flag(True, doc="experts have a gate: three matrices, not two"),
         routing=Choice(*ROUTINGS, doc="how tokens are spread over experts"),
         skew=Float(0.0, lo=0.0, hi=10.0, doc="exponent of the power law"),

@@ -22,12 +22,11 @@ Sizes = str | int | Sequence[str | int]
 
 def row_params(*rules: Constraint, **more: Any) -> Params:
     """``rows``, ``cols`` and ``dtype``, and what an operation has besides."""
-    rule = Constraint(f"dtype is one of {', '.join(FORMATS)}", lambda p: p["dtype"] in FORMATS)
     return Params(
-        rule, *rules,
+        *rules,
         rows=Int(doc="rows: tokens, or tokens times heads"),
         cols=Int(doc="elements of a row"),
-        dtype=DType(doc="number format of input and output"),
+        dtype=DType(*FORMATS, doc="number format of input and output"),
         **more,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wattline.errors import ParamError
+from wattline.errors import ParamError, UnknownNameError
 from wattline.params import Value
 from wattline.suites.fills import Builder
 from wattline.suites.registry import get, get_implementation, select
@@ -131,5 +131,5 @@ def test_the_attention_suite_holds_what_belongs_to_it() -> None:
 
 
 def test_formats_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ParamError, match="dtype is one of"):
+    with pytest.raises(UnknownNameError, match=r"value of dtype 'int8' of softmax\.rows"):
         params_of("softmax.rows", dtype="int8")
