@@ -42,6 +42,7 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
     ),
     "host": ("wattline.suites.host.stream",),
     "memory": ("wattline.suites.memory.bandwidth", "wattline.suites.memory.latency"),
+    "storage": ("wattline.suites.storage.moves", "wattline.suites.storage.checkpoint"),
 }
 """Modules by suite. A suite holds the operations that its modules register, whatever their names begin with."""
 _entries: dict[str, Entry] = {}

@@ -155,6 +155,9 @@ FULL = {
     "host.stream": {"bytes": 1 << 20, "kernel": "triad"},
     "memory.bandwidth": {"bytes": 1 << 20, "kernel": "read"},
     "memory.latency": {"bytes": 1 << 20, "steps": 1 << 10},
+    "storage.read": {"bytes": 1 << 30, "span": 1 << 20, "block": 1 << 12},
+    "storage.write": {"bytes": 1 << 30, "span": 1 << 20, "block": 1 << 12},
+    "storage.checkpoint": {"bytes": 1 << 20},
 }
 # Not sizes of what is worked on: more of them may well be less work (a larger filter has fewer positions).
 NOT_SIZES = ("kv_heads", "top_k", "experts", "world_size", "r", "s", "group")

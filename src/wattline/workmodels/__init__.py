@@ -42,6 +42,9 @@ _BUILT_IN: dict[str, str] = {
     "norm.rmsnorm": "rowwise:row_model",
     "rope": "rowwise:row_model",
     "softmax.rows": "rowwise:row_model",
+    "storage.checkpoint": "storage:checkpoint",
+    "storage.read": "storage:read",
+    "storage.write": "storage:write",
 }
 _ROWWISE = (
     "copy", "relu", "gelu", "silu", "tanh", "sigmoid", "exp", "neg", "abs", "sqrt",
