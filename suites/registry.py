@@ -41,6 +41,7 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
         "wattline.suites.rowwise.rope",
     ),
     "host": ("wattline.suites.host.stream",),
+    "launch": ("wattline.suites.launch.overhead", "wattline.suites.launch.model"),
     "memory": ("wattline.suites.memory.bandwidth", "wattline.suites.memory.latency"),
     "storage": ("wattline.suites.storage.moves", "wattline.suites.storage.checkpoint"),
 }

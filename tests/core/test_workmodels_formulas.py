@@ -155,6 +155,8 @@ FULL = {
     "host.stream": {"bytes": 1 << 20, "kernel": "triad"},
     "memory.bandwidth": {"bytes": 1 << 20, "kernel": "read"},
     "memory.latency": {"bytes": 1 << 20, "steps": 1 << 10},
+    "launch.overhead": {"launches": 100},
+    "launch.trace": {"layers": 2, "batch": 2, "tokens": 16, "hidden": 64},
     "storage.read": {"bytes": 1 << 30, "span": 1 << 20, "block": 1 << 12},
     "storage.write": {"bytes": 1 << 30, "span": 1 << 20, "block": 1 << 12},
     "storage.checkpoint": {"bytes": 1 << 20},

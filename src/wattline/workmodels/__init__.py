@@ -36,6 +36,8 @@ _BUILT_IN: dict[str, str] = {
     "gemm.sparse": "sparse:sparse",
     "gemm.tiled": "tiled:tiled",
     "host.stream": "memory:loop",
+    "launch.overhead": "launch:overhead",
+    "launch.trace": "launch:blocks",
     "memory.bandwidth": "memory:loop",
     "memory.latency": "memory:chase",
     "norm.layernorm": "rowwise:row_model",
