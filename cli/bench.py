@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wattline.cli import options
+from wattline.cli import options, ranks
 from wattline.cli.options import Selection
 from wattline.cli.output import emit_event
 
 if TYPE_CHECKING:
+    from wattline.suites.collectives.launch import Launch
     from wattline.suites.plan import Plan
     from wattline.suites.runner import Observer, Outcome
 
@@ -52,6 +53,14 @@ def command(
     power_limits: options.PowerLimitsOption = None,
     clocks: options.ClocksOption = None,
     device: options.DeviceOption = None,
+    ranks_: ranks.RanksOption = None,
+    timeout: ranks.TimeoutOption = None,
+    minbytes: ranks.BeginOption = None,
+    maxbytes: ranks.EndOption = None,
+    stepfactor: ranks.FactorOption = None,
+    iters: ranks.IterationsOption = None,
+    warmup_iters: ranks.WarmupOption = None,
+    check: ranks.CheckOption = None,
     no_fit: Annotated[bool, typer.Option("--no-fit", help="Do not fit a predictor.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Do not write the report.")] = False,
     json: options.JsonOption = False,
@@ -68,12 +77,18 @@ def command(
         dtypes=dtype, aa=aa, seed=seed, max_cases=max_cases, measure=measure, device=device,
         power_limits=power_limits, clocks=clocks,
     )  # fmt: skip
+    selection = ranks.SizeFlags(minbytes, maxbytes, stepfactor, iters, warmup_iters, check).applied(selection)
+    launch = ranks.find_launch(selection.names, ranks_, timeout, selection.device_name, out if resume else None)
+    if launch is not None and launch.place.rank:
+        raise typer.Exit(ranks.be_member(launch))
     if resume:
         folder = out or newest_unfinished(RUNS)
-        outcome = _resume(folder, selection, json=json, quiet=quiet)
+        if launch is None and out is None:
+            launch = ranks.find_launch(None, None, timeout, selection.device_name, folder)
+        outcome = _resume(folder, selection, launch, json=json, quiet=quiet)
     else:
         folder = out or default_folder(selection.preset_name)
-        outcome = _start(folder, selection, json=json, quiet=quiet)
+        outcome = _start(folder, selection, launch, json=json, quiet=quiet)
     if outcome.state == "interrupted":
         _tell_interrupted(outcome, json=json)
         raise typer.Exit(outcome.exit_code)
@@ -126,15 +141,17 @@ def resume_command(folder: Path) -> str:
     return f"wattline bench --resume --out {shlex.quote(str(folder))}"
 
 
-def _start(folder: Path, selection: Selection, *, json: bool, quiet: bool) -> Outcome:
+def _start(folder: Path, selection: Selection, launch: Launch | None, *, json: bool, quiet: bool) -> Outcome:
     from wattline.cli.progress import make_observer
     from wattline.suites.runner import run_bench
 
-    plan = selection.plan()
+    plan = selection.plan(ranks=launch.ranks if launch else 0)
     with closing(make_observer(json=json, quiet=quiet)) as observer:
         _note_refusals(plan, observer)
         line = shlex.join(["wattline", *sys.argv[1:]])
-        return run_bench(plan, folder, device=selection.device_name, observer=observer, command=line)
+        return run_bench(
+            plan, folder, device=selection.device_name, observer=observer, command=line, launch=launch
+        )
 
 
 def _note_refusals(plan: Plan, observer: Observer) -> None:
@@ -146,13 +163,13 @@ def _note_refusals(plan: Plan, observer: Observer) -> None:
         )
 
 
-def _resume(folder: Path, selection: Selection, *, json: bool, quiet: bool) -> Outcome:
+def _resume(folder: Path, selection: Selection, launch: Launch | None, *, json: bool, quiet: bool) -> Outcome:
     from wattline.cli.progress import make_observer
     from wattline.suites.runner import resume_bench
 
     _same_plan(folder, selection)
     with closing(make_observer(json=json, quiet=quiet)) as observer:
-        return resume_bench(folder, budget_s=selection.budget_s, observer=observer)
+        return resume_bench(folder, budget_s=selection.budget_s, observer=observer, launch=launch)
 
 
 def _same_plan(folder: Path, selection: Selection) -> None:

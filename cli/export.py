@@ -16,7 +16,10 @@ EXAMPLES = "Example: wattline export RUN --format pytest-benchmark -o b.json"
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     format_: Annotated[
-        str, typer.Option("--format", "-f", metavar="NAME", help="csv, json, parquet, perfetto or pytest-benchmark.")
+        str, typer.Option(
+            "--format", "-f", metavar="NAME",
+            help="csv, json, nccl-tests, nccl-tests-json, parquet, perfetto or pytest-benchmark.",
+        )
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write. Default: stdout.")
@@ -34,6 +37,7 @@ def command(
     if quiet:
         return
     if done.left_out:
-        typer.echo(f"note: {done.left_out} of {done.records} records have no valid figure and were left out", err=True)
+        why = "have no valid figure, or no place in this format, and were left out"
+        typer.echo(f"note: {done.left_out} of {done.records} records {why}", err=True)
     if out is not None:
         typer.echo(str(out))

@@ -20,8 +20,9 @@ COMMANDS: dict[str, str] = {
     "bench": "Measure, learn and report.",
     "fit": "Fit a predictor on one or several runs.",
     "predict": "Predict the time and energy of an operation.",
+    "links": "Fit latency and bandwidth of collectives.",
     "report": "Write the report of a run: one HTML file.",
-    "export": "Write a run: csv, json, parquet, perfetto, pytest-benchmark.",
+    "export": "Write a run: csv, json, nccl-tests, parquet, perfetto.",
 }
 """Every command with its one-line help, in the order of `--help`."""
 

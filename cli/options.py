@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,11 +144,12 @@ class Selection:
         }
         return {name: (flag, value) for name, (flag, value) in given.items() if value is not None and value != []}
 
-    def plan(self, machine: Machine | None = None) -> Plan:
+    def plan(self, machine: Machine | None = None, *, ranks: int = 0) -> Plan:
         """The plan of this selection.
 
         Args:
             machine: the device's facts; ``None``: those of the device that was asked for.
+            ranks: how many it is for; 0: one device.
 
         Raises:
             WattlineError: an unknown name, a range that never ends, an empty selection, a device that is not there.
@@ -161,7 +162,7 @@ class Selection:
             _preset(self.preset or DEFAULT_PRESET),
             **given,
             budget_s=self.budget_s,
-            machine=machine or machine_facts(self.device_name),
+            machine=replace(machine or machine_facts(self.device_name), ranks=ranks),
         )
 
 

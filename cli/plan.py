@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wattline.cli import options
+from wattline.cli import options, ranks
 from wattline.cli.options import Selection
 from wattline.cli.output import emit_json, table
 from wattline.units import format_bytes, format_duration
@@ -43,6 +43,13 @@ def command(
     power_limits: options.PowerLimitsOption = None,
     clocks: options.ClocksOption = None,
     device: options.DeviceOption = None,
+    ranks_: ranks.RanksOption = None,
+    minbytes: ranks.BeginOption = None,
+    maxbytes: ranks.EndOption = None,
+    stepfactor: ranks.FactorOption = None,
+    iters: ranks.IterationsOption = None,
+    warmup_iters: ranks.WarmupOption = None,
+    check: ranks.CheckOption = None,
     cases: Annotated[bool, typer.Option("--cases", help="Show each case, in the order of the run.")] = False,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -56,10 +63,12 @@ def command(
         dtypes=dtype, aa=aa, seed=seed, max_cases=max_cases, measure=measure, device=device,
         power_limits=power_limits, clocks=clocks,
     )  # fmt: skip
+    selection = ranks.SizeFlags(minbytes, maxbytes, stepfactor, iters, warmup_iters, check).applied(selection)
     from wattline.suites.machine import machine_facts
 
-    machine = machine_facts(selection.device_name)
-    plan = selection.plan(machine)
+    launch = ranks.find_launch(selection.names, ranks_, None, selection.device_name)
+    machine = replace(machine_facts(selection.device_name), ranks=launch.ranks if launch else 0)
+    plan = selection.plan(machine, ranks=machine.ranks)
     if json:
         emit_json(_described(plan, machine, each=cases))
     elif cases:

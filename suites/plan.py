@@ -74,6 +74,7 @@ class Plan:
         budget_s: wall time to stop within, or ``None``.
         seed: of the order and of the inputs.
         arguments: what the user asked, in JSON types: ``make_plan(**arguments, machine=...)`` makes it again.
+        ranks: how many ranks it is for; 0: it is the plan of one device.
         estimated_s: upper estimate of the wall time, never above the budget.
         peak_bytes: the most memory that any case takes, its rotation included.
     """
@@ -87,6 +88,7 @@ class Plan:
     arguments: Mapping[str, Any]
     estimated_s: float
     peak_bytes: float
+    ranks: int = 0
 
 
 def make_plan(
@@ -138,13 +140,21 @@ def make_plan(
     """
     given = dict(set_ or {})
     _check_limits(budget_s, aa, max_cases)
-    ops = select(names)
+    ops = _of_one_kind(select(names), names, machine)
     wanted = check_wanted(ops, impls, regimes, fills, dtypes)
     loaded = load_preset(preset, machine.kind)
     settings = _settings(loaded.measure, measure or {})
+    if (settings.iterations or settings.warmup_iterations) and not machine.ranks:
+        raise UsageError(
+            "a fixed number of iterations is for runs of several ranks", why="on one device the criterion decides",
+            todo="use time_limit_s, max_samples or stopping",
+        )  # fmt: skip
     explicit = explicit_ops(ops, given, named=bool(names))
     conditions = Conditions(only, ops)
     held_to = _caps(power_limits, clocks)
+    if machine.ranks and held_to != [(None, None)]:
+        what = "power limits and clocks are set for one device, and this run has ranks on several"
+        raise UsageError(what, todo="leave them out")
     unique: dict[str, tuple[Case, str]] = {}
     found = 0
     for op in ops:
@@ -153,7 +163,9 @@ def make_plan(
             tagged = ((case, _SWEEP) for case in asked_for(op, given, wanted))
         elif not explicit or op in names:
             tagged = from_preset(op, loaded, given, wanted, needed=bool(names and given))
-        for case, sweep in tagged:
+        placed = get(op).workload.placed
+        for asked, sweep in tagged:
+            case = placed(asked, machine)
             found += 1
             if conditions.hold(case):
                 for limit, clock in held_to:
@@ -212,7 +224,32 @@ def make_plan(
         },
         estimated_s=_estimate(planned, settings, budget, machine),
         peak_bytes=max((estimate_memory(p.case, machine) for p in planned), default=0.0),
+        ranks=machine.ranks,
     )
+
+
+def _of_one_kind(ops: Sequence[str], names: Sequence[str], machine: Machine) -> list[str]:
+    """The operations of several ranks, in a run that has ranks; those of one device, in one that has none."""
+    several = [op for op in ops if get(op).workload.distributed]
+    single = [op for op in ops if op not in several]
+    if not names:
+        return several if machine.ranks else single
+    if several and single:
+        raise UsageError(
+            f"{several[0]} and {single[0]} cannot be measured in one run",
+            why="one is done by several ranks together, the other by one device",
+            todo="start a run for each",
+        )
+    if several and not machine.ranks:
+        raise UsageError(
+            f"{several[0]} is done by several ranks, and this run has none", todo="give --ranks, or start with torchrun"
+        )
+    if single and machine.ranks:
+        raise UsageError(
+            f"{single[0]} runs on one device, and this run has {machine.ranks} ranks",
+            todo="leave --ranks out, and start it without torchrun or srun",
+        )
+    return list(ops)
 
 
 def _caps(power_limits: str, clocks: str) -> list[tuple[float | None, float | None]]:

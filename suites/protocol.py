@@ -23,6 +23,8 @@ PROGRESS = "progress"
 TRACE = "trace"  # comes before its record, where something was sampled over time
 RECORD = "record"
 STICKY = "sticky"  # the record is in it, and the process must be replaced
+SERIES = "series"  # from a group of ranks: one rank's iterations, before the record
+LOST = "lost"  # from a group of ranks: it is broken, what and why, whether by a hang; the group ends
 FAILED = "failed"  # the request could not be carried out: what, why, todo
 
 

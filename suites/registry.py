@@ -29,6 +29,7 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
         "wattline.suites.conv.long",
         "wattline.suites.fusion_chain",
     ),
+    "collectives": ("wattline.suites.collectives.ops",),
     "attention": (
         "wattline.suites.attention.prefill",
         "wattline.suites.attention.hybrid",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wattline.device import DeviceSpec
 from wattline.errors import DeviceError, SchemaError, UsageError
@@ -21,9 +21,13 @@ from wattline.suites.observer import Outcome as Outcome  # noqa: PLC0414
 from wattline.suites.plan import Plan
 from wattline.suites.settings import MeasureSettings
 from wattline.suites.signals import StopRequests
+from wattline.suites.staff import Staff
 from wattline.suites.supervisor import START_DEADLINE_S, StopNow, WorkerDied, WorkerHandle, WorkerHung
 from wattline.trace import Trace, write_trace
 from wattline.units import format_duration
+
+if TYPE_CHECKING:
+    from wattline.suites.collectives.launch import Launch
 
 _ATTEMPTS = 2  # a case whose worker died is tried once more: the death may have come from outside
 _MOST_FAILED_STARTS = 3
@@ -33,8 +37,9 @@ _PROBE_SILENCE_S = 60.0  # longest silence of the probe, whatever deadline the c
 
 
 def run_bench(
-    plan: Plan, out: str | Path, *, device: str = "auto", observer: Observer | None = None, command: str = ""
-) -> Outcome:
+    plan: Plan, out: str | Path, *, device: str = "auto", observer: Observer | None = None, command: str = "",
+    launch: Launch | None = None,
+) -> Outcome:  # fmt: skip
     """Measure a plan into a new run folder.
 
     Args:
@@ -43,6 +48,7 @@ def run_bench(
         device: as :func:`wattline.collectors.device.open_device` takes it.
         observer: is told how it goes.
         command: the shell command that repeats this run, for the manifest.
+        launch: how the ranks of a plan of several are started.
 
     Raises:
         UsageError: a run is in the folder already.
@@ -58,6 +64,7 @@ def run_bench(
             "settings": plan.settings.to_dict(),
             "seed": plan.seed,
             "budget_s": plan.budget_s,
+            **({"ranks": plan.ranks} if plan.ranks else {}),
             "command": command,
             # By key, so that a resumed run gives the same reasons.
             "refused": {r.case.key: {"code": r.reason.code, "message": r.reason.message} for r in plan.refused},
@@ -67,11 +74,11 @@ def run_bench(
     # Refused cases are recorded as skipped, so that no gap stays silent; first, since they cost nothing.
     cases = [*(PlannedCase(refused.case) for refused in plan.refused), *plan.cases]
     with RunWriter.create(out, manifest, cases) as writer:
-        return _Runner(writer, observer or Observer(), plan.budget_s).go()
+        return _Runner(writer, observer or Observer(), plan.budget_s, launch).go()
 
 
 def resume_bench(
-    out: str | Path, *, budget_s: float | None = None, observer: Observer | None = None
+    out: str | Path, *, budget_s: float | None = None, observer: Observer | None = None, launch: Launch | None = None
 ) -> Outcome:
     """Go on with a run: measure exactly the planned cases that have no record yet.
 
@@ -79,6 +86,7 @@ def resume_bench(
         out: its folder.
         budget_s: seconds for this sitting; ``None``: no limit.
         observer: is told how it goes.
+        launch: how its ranks are started, if it has several.
 
     Raises:
         UsageError: the device is another than the one the run began on.
@@ -86,20 +94,24 @@ def resume_bench(
         StorageError: see :func:`run_bench`.
     """
     with RunWriter(out) as writer:
-        return _Runner(writer, observer or Observer(), budget_s).go()
+        return _Runner(writer, observer or Observer(), budget_s, launch).go()
 
 
 class _Runner:
     """One sitting on one run folder."""
 
-    def __init__(self, writer: RunWriter, observer: Observer, budget_s: float | None) -> None:
+    def __init__(
+        self, writer: RunWriter, observer: Observer, budget_s: float | None, launch: Launch | None = None
+    ) -> None:
         self._writer = writer
+        self._staff = Staff(writer, launch)
         self._observer = observer
         self._budget_s = budget_s
         plan = writer.manifest.get("plan")
         if not isinstance(plan, Mapping) or not {"settings", "seed"} <= plan.keys():
             why = "its run.json has no plan with settings and seed"
             raise SchemaError(f"{writer.path} does not say how it is measured", why=why, todo="start a new run")
+        self._staff.check(plan)
         self._refused = {key: Reason(**reason) for key, reason in plan.get("refused", {}).items()}
         self._settings = MeasureSettings.from_dict(plan["settings"])
         self._stop = StopRequests(observer.note)
@@ -132,6 +144,7 @@ class _Runner:
                 if self._worker is not None:
                     self._worker.quit()
                     self._worker = None
+                self._staff.close()
         outcome = self._finish(state, len(plan))
         self._capping.check_put_back()
         return outcome
@@ -187,7 +200,8 @@ class _Runner:
                 device=ready["device"], environment=ready["environment"], timer=ready["timer"],
                 environment_id=ready["environment_id"], energy=ready["energy"],
             )  # fmt: skip
-        elif manifest.get("environment_id") != ready["environment_id"]:
+        self._staff.greeted(ready)
+        if before is not None and manifest.get("environment_id") != ready["environment_id"]:
             self._observer.note("the environment has changed since this run began; it is noted in run.json")
             entry = {"at": now_iso(), "environment_id": ready["environment_id"], "environment": ready["environment"]}
             self._writer.update(resumed=[*manifest.get("resumed", []), entry])
@@ -220,9 +234,8 @@ class _Runner:
             DeviceError: it does not come up after a few attempts.
         """
         why = ""
-        for _ in range(_MOST_FAILED_STARTS):
-            worker = WorkerHandle(self._writer.path / "worker.log", self._stop.now)
-            self._worker = worker
+        for _ in range(self._staff.starts(_MOST_FAILED_STARTS)):
+            self._worker = worker = self._staff.start(self._stop.now)
             device = self._writer.manifest.get("device") or {}
             worker.send(
                 protocol.HELLO, device=self._writer.manifest.get("device_name", "auto"),
@@ -275,7 +288,7 @@ class _Runner:
             return self._without_figures(index, planned, *unheld)
         began, begin = now_iso(), time.monotonic()
         event: WorkerDied | None = None
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(self._staff.attempts(_ATTEMPTS)):
             worker = self._need_worker()
             worker.send(
                 protocol.MEASURE, case=planned.case.to_dict(), variant=planned.variant,
@@ -287,13 +300,17 @@ class _Runner:
                 )
             except WorkerDied as died:
                 event = died
+                if self._staff.given_up(planned, died):
+                    self._drop_worker()
+                    continue
                 self._observer.note(f"{died.describe()}" + ("; trying the case again" if attempt == 0 else ""))
                 self._drop_worker()
                 continue
-            except WorkerHung:
+            except WorkerHung as hung:
                 self._worker = None
                 limit = format_duration(self._settings.deadline_s)
-                message = f"nothing was heard of it for {limit}; the worker process was killed and replaced"
+                silence = f"nothing was heard of it for {limit}; the worker process was killed and replaced"
+                message = str(hung) or silence
                 record = self._without_figures(index, planned, "timeout", Reason("hung", message))
             else:
                 if answer["kind"] == protocol.STICKY:
@@ -321,6 +338,9 @@ class _Runner:
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         """What a worker says before it answers: how it goes, and traces to keep."""
+        if message["kind"] == protocol.SERIES:
+            self._staff.keep_series(message["rank"], message["line"])
+            return
         if message["kind"] == protocol.TRACE:
             write_trace(self._writer.path, Trace.from_dict(message["trace"]))
             return

@@ -33,6 +33,9 @@ class MeasureSettings:
         deadline_s: a case silent for longer than this, beyond its own limits, has hung and is killed.
         check: compare results with a reference.
         energy_window_s: length of the load that energy is measured over; ``None``: the sensor's own rule.
+        iterations: exactly so many calls are timed, whatever their spread (runs of several ranks only); 0: the
+            criterion decides.
+        warmup_iterations: exactly so many calls warm up (likewise); 0: until two medians agree.
     """
 
     stopping: str = "precise"
@@ -46,6 +49,8 @@ class MeasureSettings:
     deadline_s: float = 60.0
     check: bool = True
     energy_window_s: float | None = None
+    iterations: int = 0
+    warmup_iterations: int = 0
 
     def __post_init__(self) -> None:
         if self.stopping not in STOPPING:
@@ -67,6 +72,10 @@ class MeasureSettings:
                 f"measure.min_time_s must be from 0 to measure.time_limit_s ({self.time_limit_s:g}), "
                 f"not {self.min_time_s!r}"
             )
+        for name in ("iterations", "warmup_iterations"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ParamError(f"measure.{name} must be a whole number from 0, not {value!r}")
         for name in ("min_samples", "max_samples"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

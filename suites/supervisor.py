@@ -67,24 +67,33 @@ class WorkerHandle:
         DeviceError: the process cannot be started.
     """
 
+    quit_s = 5.0
+    """Seconds that it may take to end when asked to."""
+
     def __init__(self, log: Path, should_stop: Callable[[], bool]) -> None:
         self._log_path = log
         self._should_stop = should_stop
         self._buffer = b""
-        read, write = os.pipe()
         try:
             self._log_begin = log.stat().st_size if log.exists() else 0
             with open(log, "ab") as output:
-                self._process = self._start(write, output)
+                self._process, self._read = self._open(output)
         except OSError as error:
-            os.close(read)
             raise DeviceError("cannot start a worker process", why=str(error)) from error
+        os.set_blocking(self._read, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._read, selectors.EVENT_READ)
+
+    def _open(self, output: BinaryIO) -> tuple[subprocess.Popen[bytes], int]:
+        """Start the process; returns it and the descriptor that its answers are read from."""
+        read, write = os.pipe()
+        try:
+            return self._start(write, output), read
+        except OSError:
+            os.close(read)
+            raise
         finally:
             os.close(write)
-        self._read = read
-        os.set_blocking(read, False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(read, selectors.EVENT_READ)
 
     @staticmethod
     def _start(descriptor: int, output: BinaryIO) -> subprocess.Popen[bytes]:
@@ -140,7 +149,10 @@ class WorkerHandle:
                     self.kill()
                     raise WorkerHung
                 continue
-            chunk = os.read(self._read, 1 << 16)
+            try:
+                chunk = os.read(self._read, 1 << 16)
+            except ConnectionResetError:  # a socket's way to say that the other end closed with words unread
+                chunk = b""
             if not chunk:
                 raise WorkerDied(self._reap())
             self._buffer += chunk
@@ -156,8 +168,7 @@ class WorkerHandle:
                 others(message)
         raise AssertionError("unreachable: answers() only ends by raising")
 
-    @staticmethod
-    def _unless_failed(message: dict[str, Any]) -> dict[str, Any]:
+    def _unless_failed(self, message: dict[str, Any]) -> dict[str, Any]:
         if message["kind"] != protocol.FAILED:
             return message
         from wattline import errors
@@ -181,7 +192,7 @@ class WorkerHandle:
             return
         self.send(protocol.QUIT)
         try:
-            self._process.wait(timeout=5.0)
+            self._process.wait(timeout=self.quit_s)
         except subprocess.TimeoutExpired:
             self.kill()
         self._close()

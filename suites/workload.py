@@ -18,6 +18,7 @@ from wattline.params import Params, Value
 from wattline.reasons import Reason
 
 if TYPE_CHECKING:
+    from wattline.case import Case
     from wattline.stats import TimeStats
     from wattline.work import Work
 
@@ -64,6 +65,7 @@ class Machine:
         memory_bytes: memory of the device.
         cache_bytes: its last-level cache.
         energy: name of the sensor that measures joules here; empty without one.
+        ranks: how many take part in the run; 0: it is the run of one device.
     """
 
     kind: str = "cpu"
@@ -73,6 +75,7 @@ class Machine:
     memory_bytes: int = 0
     cache_bytes: int = 0
     energy: str = ""
+    ranks: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,12 @@ class Workload(ABC):
     """The regime of cases that are asked for without naming one: ``"hot"`` where the working set is the question."""
     tracks_memory: ClassVar[bool] = False
     """Whether the loop measures the memory that a call takes beyond its buffers, as the fact ``peak_bytes``."""
+    distributed: ClassVar[bool] = False
+    """Whether several ranks do it together: such operations are measured in runs of their own."""
+
+    def placed(self, case: Case, machine: Machine) -> Case:
+        """The case with what only the machine can tell settled: parameters that stand for "all ranks" and the like."""
+        return case
 
     def work(self, p: ParamValues) -> Work:
         """FLOPs and bytes; by default the registered work model of the operation."""

@@ -20,6 +20,8 @@ from wattline.run import Run
 FORMATS: dict[str, str] = {
     "csv": "to_csv",
     "json": "to_json",
+    "nccl-tests": "to_nccl_tests",
+    "nccl-tests-json": "to_nccl_tests_json",
     "parquet": "to_parquet",
     "perfetto": "to_perfetto",
     "pytest-benchmark": "to_pytest_benchmark",

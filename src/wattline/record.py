@@ -45,6 +45,7 @@ FLAGS: dict[str, str] = {
     "check_failed": "the result differs from the reference by more than its format allows",
     "energy_refused": "the energy sensor could say nothing over so short a load: no joules",
     "cap_not_held": "another power limit was in force than the case asks for",
+    "above_link_peak": "the bus bandwidth exceeds the link's peak: switches that add on the way, or a wrong peak",
     "launch_bound": "launching took longer than the kernel: the time is the host's, not the device's",
 }
 """Validity flags by code."""
@@ -119,7 +120,8 @@ class Measurement:
         samples_s: seconds per call, one entry per sample, in the order taken; none dropped.
         calls_per_sample: calls that each sample averages.
         stats: their statistics.
-        stop: why sampling stopped (``"precise"``, ``"stable_noise"``, ``"time_limit"``, ``"sample_limit"``).
+        stop: why sampling stopped (``"precise"``, ``"stable_noise"``, ``"time_limit"``, ``"sample_limit"``,
+            ``"iterations"`` where so many were asked for).
         warmup_calls, warmup_s: length of the warm-up.
         warmup_stop: why it ended (``"settled"``, ``"time_limit"``, ``"shrunk"``).
         first_call_s: the very first call, with lazy initialisation.
