@@ -73,12 +73,12 @@ def _figure(question: Question, data: ReportData) -> Figure:
         caption += f" The same throughout: {words(same)}."
     if len(names) > len(shown):
         caption += f" {len(names) - len(shown)} further lines are in the table only."
-    if lacking := _unsupported(question, data):
+    if lacking := unsupported(question, data):
         caption += f" Unsupported here: {lacking}."
     return Figure(question.id, question.title, made, caption, list(enumerate(shown)))
 
 
-def _unsupported(question: Question, data: ReportData) -> str:
+def unsupported(question: Question, data: ReportData) -> str:
     """The implementations that this machine cannot run, with the first reason given."""
     reasons: dict[str, str] = {}
     for record in data.records:

@@ -52,6 +52,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
     """The findings that the records support, most telling first; empty where nothing was measured."""
     from wattline.reports import (  # they need the words of this module
         comparisons,
+        figures_decode,
         figures_explain,
         figures_hybrid,
         figures_quantized,
@@ -69,6 +70,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         figures_quantized.finding(data),
         tiles.finding(data),
         *comparisons.find(data),
+        figures_decode.finding(data),
         figures_hybrid.finding(data),
         *figures_explain.find(data),
         prediction.finding() if prediction else None,

@@ -52,6 +52,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
     from wattline.reports import (
         comparisons,
         context,
+        figures_decode,
         figures_explain,
         figures_hybrid,
         figures_quantized,
@@ -95,6 +96,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
                 *figures_quantized.figures(data),
                 *tiles.figures(data),
                 *comparisons.figures(data),
+                *figures_decode.figures(data),
                 *figures_hybrid.figures(data),
                 *figures_explain.figures(data),
             ],

@@ -27,7 +27,7 @@ def _working_set(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{"given.elements": rows["rows"].astype(int) * rows["cols"].astype(int)})
 
 
-def _having(column: str, value: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def _having(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
     def keep(rows: pd.DataFrame) -> pd.DataFrame:
         return rows[rows[column] == value]
 
@@ -42,6 +42,29 @@ QUESTIONS: tuple[Question, ...] = (
         "implementation, so that a form that computes masked pairs as well shows a lower speed. Forms that write the "
         "whole score matrix fall off where it no longer fits a cache.",
         quantity=SPEED, moving=("kv_len",), prepare=_prompts, unit="queries",
+    ),
+    Question(
+        "kvquant", "attention.kvquant", "A quantised cache: time against bits", "A quantised cache", "bits",
+        "bits of a code",
+        "Phase read: attention of one new token over the quantised cache, beside native, the same over keys and values "
+        "as they are. Phase append: quantising as many tokens, beside a copy of them. Fewer bytes pay only where codes "
+        "become numbers on the way, and not by way of memory; what quantising does to the result is in the records "
+        "(output_error).",
+        unit="bits", log=False,
+    ),
+    Question(
+        "mla_context", "attention.mla", "Latent attention of a new token: time against context",
+        "Latent attention of a new token", "kv_len", "tokens of the context",
+        "Absorbed: queries are taken to the latents, which all heads share. Expanded: keys and values of all heads "
+        "are made from them first, at every step.",
+        prepare=_having("q_len", 1), unit="tokens",
+    ),
+    Question(
+        "mla_queries", "attention.mla", "Latent attention: time against queries at a time", "Latent attention",
+        "q_len", "queries",
+        "The absorbed form does more for each query-key pair, the expanded one makes keys and values once for all "
+        "queries: with many queries it is the lesser work.",
+        unit="queries",
     ),
     Question(
         "linear", "attention.linear", "Attention without softmax: time per token against length", "Linear attention",

@@ -9,6 +9,9 @@ from typing import Any
 from wattline.errors import UnsupportedError
 from wattline.suites.attention.masks import Mask
 
+ANY = "any"
+"""Instead of a backend: torch chooses among all."""
+
 BACKENDS = {
     "flash": "FLASH_ATTENTION",
     "efficient": "EFFICIENT_ATTENTION",
@@ -19,8 +22,8 @@ BACKENDS = {
 
 
 def force(backend: str) -> None:
-    """Allow one backend and no other; see :func:`allow`."""
-    allow(backend)
+    """Allow one backend and no other, or :data:`ANY`; see :func:`allow`."""
+    allow(*(BACKENDS if backend == ANY else (backend,)))
 
 
 def allow(*backends: str) -> None:
@@ -77,7 +80,7 @@ def attend_queries(
         q: ``[batch, heads, q_len, d_qk]``.
         k, v: ``[batch, kv_heads, kv_len, d]``; fewer heads than ``q`` are shared.
         mask: which keys a query sees.
-        backend: a key of :data:`BACKENDS`.
+        backend: a key of :data:`BACKENDS`, or :data:`ANY`.
         scale: on the scores; ``None``: torch's own, ``1 / sqrt(d_qk)``.
 
     Raises:

@@ -133,6 +133,8 @@ def test_rowwise_by_hand() -> None:
 FULL = {
     "attention.prefill": {"batch": 2, "q_len": 64, "kv_len": 128, "heads": 4, "kv_heads": 2, "head_dim": 64},
     "attention.decode": {"batch": 2, "kv_len": 128, "heads": 4, "kv_heads": 2, "head_dim": 64},
+    "attention.kvquant": {"batch": 2, "kv_len": 128, "heads": 4, "kv_heads": 2, "head_dim": 64, "bits": 4, "group": 32},
+    "attention.mla": {"batch": 2, "q_len": 8, "kv_len": 128, "heads": 4, "kv_rank": 64},
     "gemm.dense": {"batch": 2, "m": 32, "n": 48, "k": 64},
     "gemm.moe": {"tokens": 16, "hidden": 64, "intermediate": 128, "experts": 8, "top_k": 2},
     # The fewest operations lie at blocks = sqrt(size): here and above more blocks are more work.

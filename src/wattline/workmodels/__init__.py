@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 WorkModel = Callable[[Mapping[str, Any]], "Work"]
 
 _BUILT_IN: dict[str, str] = {
-    "attention.decode": "attention:decode",
+    "attention.decode": "decode:decode",
     "attention.hybrid": "hybrid:hybrid",
+    "attention.kvquant": "decode:kvquant",
     "attention.linear": "linear_attention:linear",
     "attention.merge": "merging:merge",
+    "attention.mla": "mla:mla",
     "attention.prefill": "attention:prefill",
     "attention.sparse": "sparse_attention:sparse",
     "gemm.dense": "gemm:dense",

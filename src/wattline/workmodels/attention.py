@@ -109,14 +109,6 @@ def io_lower_bound(p: Mapping[str, Any], memory_bytes: Any) -> Any:
     return heads * pairs * fmt.bytes * most(wide * (wide <= 1), narrow * (wide > 1))
 
 
-def decode(p: Mapping[str, Any]) -> Work:
-    """Attention of the newest token (or ``q_len`` of them) over a cache of ``kv_len`` keys.
-
-    Bytes: ``Q + O + min(kv_len, window) kv_heads (d_k + d_v) b(kv)``; see :func:`prefill` for the parameters.
-    """
-    return prefill({"q_len": 1, **p})
-
-
 def _or(value: Any, default: Any) -> Any:
     """``value``, and ``default`` where it is 0."""
     return value + default * (value == 0)
