@@ -91,8 +91,11 @@ compare: runtime ## compare two runs (A=folder B=folder)
 	fi
 	$(WATTLINE) compare "$(A)" "$(B)" $(ARGS)
 
+# All of them in a few processes at once, files kept together; what is chosen by hand runs in one, as benchmarks must.
+# An existing Python (VENV=0) need not have pytest-xdist.
+TEST_JOBS = $(if $(filter 1,$(VENV)),$(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4))),1)
 test: dev ## run the tests (TEST_ARGS="-k name")
-	@$(RUN_PYTHON) -m pytest $(TEST_ARGS)
+	@$(RUN_PYTHON) -m pytest $(if $(TEST_ARGS),$(TEST_ARGS),$(if $(filter-out 1,$(TEST_JOBS)),-n $(TEST_JOBS) --dist loadfile))
 
 # mypy reads a plain install from another folder: neither an editable install nor the checkout can stand in for it.
 # Outside git ruff does not read .gitignore: the copies are excluded by name.

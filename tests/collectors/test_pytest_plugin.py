@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -87,7 +88,9 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    for name in ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTEST_XDIST_WORKER_COUNT"):
+    # Neither the options of these tests' own run nor that several of them run at once is the users' business.
+    xdist = [name for name in os.environ if name.startswith("PYTEST_XDIST_")]
+    for name in ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", *xdist):
         monkeypatch.delenv(name, raising=False)
     return Project(tmp_path)
 
