@@ -30,17 +30,22 @@ _BESIDE = (svg.MUTED, "--")
 
 
 def figures(data: ReportData) -> list[Figure]:
-    """One figure for each question whose operation the run holds."""
+    """One figure for each question that the run can answer; the others are named together at the end."""
     present = {record.case.op for record in data.records}
-    return [_figure(question, data) for question in QUESTIONS if question.op in present]
+    asked = [question for question in QUESTIONS if question.op in present]
+    made = [(question, _figure(question, data)) for question in asked]
+    found = [figure for _, figure in made if figure is not None]
+    missing = [f"{question.op} over {question.axis}" for question, figure in made if figure is None]
+    if missing:
+        why = f"These have figures at fewer than two values, or at none that can be trusted: {'; '.join(missing)}."
+        found.append(absent("comparisons", "Implementations along one size", why))
+    return found
 
 
-def _figure(question: Question, data: ReportData) -> Figure:
+def _figure(question: Question, data: ReportData) -> Figure | None:
     drawn = panels(question, data)[:MAX_PANELS]
     if not drawn:
-        return absent(
-            question.id, question.title, f"{question.op} has figures at two values of {question.axis} or more nowhere."
-        )
+        return None
     names = list(dict.fromkeys(line.name for panel in drawn for line in panel.lines))
     shown = names[:MAX_LINES]
     same, rest = common(drawn)
@@ -83,7 +88,8 @@ def unsupported(question: Question, data: ReportData) -> str:
     reasons: dict[str, str] = {}
     for record in data.records:
         if record.case.op == question.op and record.status == "unsupported" and record.reason:
-            reasons.setdefault(record.case.impl, record.reason.message)
+            # What, without why and what to do: those stand in the table of what could not be measured.
+            reasons.setdefault(record.case.impl, record.reason.message.partition("; ")[0])
     return "; ".join(f"{impl}, because {reasons[impl]}" for impl in sorted(reasons))
 
 

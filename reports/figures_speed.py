@@ -96,6 +96,13 @@ def _regime_legend(rows: pd.DataFrame) -> list[tuple[int, str]]:
     return [(regime_series(r), r) for r in sorted(set(rows["regime"]), key=regime_series)]
 
 
+def products(data: ReportData) -> list[Figure]:
+    """The figures of matrix products. Why one of them is missing is said only in a run that has any."""
+    expected = not data.records or any(set(PARAMS_FIRST) <= set(record.case.params) for record in data.records)
+    found = [heat_map(data), line_sweep(data), regimes(data), skinny(data)]
+    return [figure for figure in found if expected or not figure.missing]
+
+
 def heat_map(data: ReportData) -> Figure:
     """Share of the arithmetic peak over m x n, one drawing per format and k."""
     title = f"Share of the peak over m x n{', ' + data.regime if data.regime else ''}"

@@ -88,10 +88,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
             unmeasured=context.unmeasured(data),
             speed=[
                 figures_speed.rooflines(data),
-                figures_speed.heat_map(data),
-                figures_speed.line_sweep(data),
-                figures_speed.regimes(data),
-                figures_speed.skinny(data),
+                *figures_speed.products(data),
                 *figures_sparse.figures(data),
                 *figures_quantized.figures(data),
                 *tiles.figures(data),

@@ -106,14 +106,16 @@ def test_what_the_machine_cannot_run_stands_below_the_drawing(
 ) -> None:
     records = [make_record(case, time_s=t) for case, t in prefill("flash", lambda n: 1e-6 * n)]
     case = Case("attention.prefill", "cudnn", {**PREFILL, "q_len": 256, "kv_len": 256})
-    records.append(make_unmeasured(case, "unsupported", "no_cuda", "it needs an NVIDIA GPU"))
+    records.append(make_unmeasured(case, "unsupported", "no_cuda", "it needs an NVIDIA GPU; buy one"))
     (figure,) = comparisons.figures(ReportData.read(run_of(records)))
     assert figure.caption.endswith("Unsupported here: cudnn, because it needs an NVIDIA GPU.")
 
 
 def test_a_single_length_gives_no_line(read: Read) -> None:
     data = read(prefill("flash", lambda n: 1e-6 * n)[:1])
-    assert "two values of q_len" in comparisons.figures(data)[0].missing
+    (figure,) = comparisons.figures(data)
+    assert "fewer than two values" in figure.missing
+    assert "attention.prefill over q_len" in figure.missing
     assert comparisons.find(data) == []
 
 
@@ -161,3 +163,13 @@ def test_every_question_is_about_an_operation_that_exists_and_its_parameters(q: 
 
 def test_questions_have_anchors_of_their_own() -> None:
     assert len({q.id for q in QUESTIONS}) == len(QUESTIONS)
+
+
+def test_a_run_without_products_does_not_miss_their_figures(read: Read) -> None:
+    from wattline.reports.figures_speed import products
+
+    data = read(prefill("flash", lambda n: 1e-6 * n))
+    assert products(data) == []
+    page = render(data)
+    assert 'id="heat"' not in page
+    assert 'id="prefill"' in page
