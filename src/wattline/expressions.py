@@ -39,6 +39,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 _CALLS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
 _MAX_EXPONENT = 128
 _MAX_BITS = 4096
+_MAX_DEPTH = 100
 
 
 def evaluate(text: str, values: Mapping[str, Value]) -> bool:
@@ -72,9 +73,18 @@ def _read(text: str) -> ast.Expression:
         with warnings.catch_warnings():
             # `1if m else 2` and the like: odd, and either understood or refused when it is evaluated.
             warnings.simplefilter("ignore", SyntaxWarning)
-            return ast.parse(text, mode="eval")
+            tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"cannot read the condition {text!r}", why=str(error)) from None
+    # Not left to Python's limit of recursion, which libraries raise.
+    level: list[ast.AST] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return tree
+    raise UsageError(
+        f"the condition {text[:40]!r}... is nested too deeply", why=f"more than {_MAX_DEPTH} levels", todo="shorten it"
+    )
 
 
 def _number(value: Any) -> Any:
