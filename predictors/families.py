@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wattline.predictors.physics import TINY, Machine, Terms
+from wattline.workmodels.collectives import COLLECTIVES
 
 Features = tuple[Any, list[Any]]
 FeatureFunction = Callable[[Mapping[str, Any], Terms, Machine, Any], Features]
@@ -205,7 +206,7 @@ def family_of(op: str) -> Family:
         return _BY_OP[op]
     if op == "collectives.barrier":
         return Family("barrier", {"world_size": NEEDED}, _generic, (*_ROOF, "log_link"))
-    if op.startswith("collectives."):
+    if op.removeprefix("collectives.") in COLLECTIVES:
         return _COLLECTIVE_FAMILY
     if op.startswith("elementwise.") or op in ("softmax.rows", "norm.layernorm", "norm.rmsnorm", "rope"):
         return _ROW_FAMILY

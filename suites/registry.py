@@ -29,7 +29,16 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
         "wattline.suites.conv.long",
         "wattline.suites.fusion_chain",
     ),
-    "collectives": ("wattline.suites.collectives.ops",),
+    "collectives": (
+        "wattline.suites.collectives.ops",
+        "wattline.suites.collectives.matrix",
+        "wattline.suites.collectives.algorithm",
+        "wattline.suites.collectives.overlap",
+        "wattline.suites.collectives.compressed",
+        "wattline.suites.collectives.strided",
+        "wattline.suites.collectives.moe",
+        "wattline.suites.collectives.stragglers",
+    ),
     "attention": (
         "wattline.suites.attention.prefill",
         "wattline.suites.attention.hybrid",

@@ -134,6 +134,7 @@ def rank_medians(taken: Taken, per_replay: int) -> list[float]:
 def bandwidths(case: Case, moved_bytes: int, time_s: float) -> dict[str, float]:
     """algbw and busbw of nccl-tests (doc/PERFORMANCE.md), from the bytes really moved; empty for what has no S."""
     name = case.op.removeprefix("collectives.")
+    name = "all_reduce" if name == "algorithm" else name  # that is what all of them do
     if not moved_bytes or name not in COLLECTIVES:
         return {}
     factor = float(busbw_factor(name, int(case.params["world_size"])))

@@ -108,7 +108,7 @@ def test_link_bytes_of_eight_ranks(name: str, factor: float) -> None:
 def test_one_rank_sends_nothing_and_a_barrier_no_bytes() -> None:
     for op in known_ops():
         if op.startswith("collectives."):
-            assert sum(work_of(op, {"bytes": 1000, "world_size": 1}).link_bytes.values()) == 0
+            assert sum(work_of(op, {**params_of(op), "world_size": 1}).link_bytes.values()) == 0
     barrier = work_of("collectives.barrier", {"world_size": 5})
     assert barrier.messages == {"fabric": 3.0}
     assert not barrier.link_bytes
@@ -154,6 +154,10 @@ FULL = {
     "conv.2d": {"n": 2, "c": 8, "h": 32, "w": 48, "k": 16, "r": 3, "s": 3},
     "conv.long": {"batch": 2, "channels": 8, "length": 256, "taps": 16},
     "fusion.chain": {"rows": 32, "cols": 64, "length": 4},
+    "collectives.overlap": {"m": 16, "n": 24, "k": 32, "bytes": 4096, "world_size": 4},
+    "collectives.strided": {"count": 32, "block": 2, "stride": 64, "world_size": 4},
+    "collectives.moe": {"tokens": 16, "hidden": 64, "experts": 8, "top_k": 2, "world_size": 4},
+    "collectives.stragglers": {"bytes": 4096, "work": 64, "world_size": 4},
     "host.stream": {"bytes": 1 << 20, "kernel": "triad"},
     "memory.bandwidth": {"bytes": 1 << 20, "kernel": "read"},
     "memory.latency": {"bytes": 1 << 20, "steps": 1 << 10},
@@ -169,7 +173,7 @@ NOT_SIZES = ("kv_heads", "top_k", "experts", "world_size", "r", "s", "group")
 
 def params_of(op: str) -> dict[str, Any]:
     if op.startswith("collectives."):
-        return {"bytes": 4096, "world_size": 4}
+        return FULL.get(op, {"bytes": 4096, "world_size": 4})
     return FULL.get(op, {"rows": 32, "cols": 64})
 
 

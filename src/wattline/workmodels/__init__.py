@@ -60,6 +60,8 @@ _COLLECTIVES = (
 )  # fmt: skip
 _BUILT_IN |= {f"elementwise.{name}": "rowwise:row_model" for name in _ROWWISE}
 _BUILT_IN |= {f"collectives.{name}": "collectives:collective_model" for name in _COLLECTIVES}
+_ON_COLLECTIVES = ("algorithm", "p2p_matrix", "overlap", "compressed", "strided", "moe", "stragglers")
+_BUILT_IN |= {f"collectives.{name}": f"comm:{name}" for name in _ON_COLLECTIVES}
 _FAMILIES = frozenset({"row_model", "collective_model"})
 """Functions that make the model of one operation out of its name, for operations that differ in a few counts."""
 _REGISTERED: dict[str, WorkModel] = {}
