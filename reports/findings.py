@@ -52,6 +52,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
     """The findings that the records support, most telling first; empty where nothing was measured."""
     from wattline.reports import (  # they need the words of this module
         comparisons,
+        figures_collectives,
         figures_decode,
         figures_explain,
         figures_hybrid,
@@ -72,6 +73,7 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         *comparisons.find(data),
         figures_decode.finding(data),
         figures_hybrid.finding(data),
+        figures_collectives.finding(data),
         *figures_explain.find(data),
         prediction.finding() if prediction else None,
         _regimes(data),

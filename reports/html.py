@@ -52,6 +52,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
     from wattline.reports import (
         comparisons,
         context,
+        figures_collectives,
         figures_decode,
         figures_explain,
         figures_hybrid,
@@ -95,6 +96,7 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
                 *comparisons.figures(data),
                 *figures_decode.figures(data),
                 *figures_hybrid.figures(data),
+                *figures_collectives.figures(data),
                 *figures_explain.figures(data),
             ],
             power=power.build(data),
