@@ -56,6 +56,13 @@ _BUILT_IN: dict[str, tuple[str, ...]] = {
     "host": ("wattline.suites.host.stream",),
     "launch": ("wattline.suites.launch.overhead", "wattline.suites.launch.model"),
     "memory": ("wattline.suites.memory.bandwidth", "wattline.suites.memory.latency"),
+    "offload": (
+        "wattline.suites.offload.copies",
+        "wattline.suites.offload.rows",
+        "wattline.suites.offload.pinned",
+        "wattline.suites.offload.pipeline",
+        "wattline.suites.offload.optimizer",
+    ),
     "storage": ("wattline.suites.storage.moves", "wattline.suites.storage.checkpoint"),
 }
 """Modules by suite. A suite holds the operations that its modules register, whatever their names begin with."""

@@ -1,0 +1,555 @@
+"""Offloading on a simulated device whose streams run in any order that is allowed, and what the host runs itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wattline.errors import UnsupportedError, UsageError
+from wattline.params import Value
+from wattline.stats import summarize
+from wattline.suites.fills import Builder
+from wattline.suites.host.buffers import host_array
+from wattline.suites.offload import copies, engine, optimizer, pinned, pipeline, rows
+from wattline.suites.registry import get, get_implementation, members
+from wattline.suites.storage import place
+from wattline.suites.workload import Kernel, Machine
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("numba")
+CPU = Machine(kind="cpu", torch_version=(2, 13))
+GPU = Machine(kind="cuda", sm=90, torch_version=(2, 13))
+XPU = Machine(kind="xpu", torch_version=(2, 13))
+STATS = summarize([2.0, 2.0, 2.0])
+
+
+class Mark:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def elapsed_time(self, later: Mark) -> float:
+        return later.at - self.at
+
+
+class SimulatedEngine(engine.Engine):
+    """Streams as queues. Nothing runs before somebody waits, and then in a random order among those allowed: whoever
+    forgets to wait reads what is not there yet.
+    """
+
+    def __init__(self, seed: int = 0, free: int = 1 << 30) -> None:
+        self.device = torch.device("cpu")
+        self.free = free
+        self.closed = 0
+        self.clock = 0.0
+        self._chance = random.Random(seed)
+        self._main = self.stream_at(0)
+        self._streams = [self._main]
+
+    @staticmethod
+    def stream_at(done: int) -> types.SimpleNamespace:
+        return types.SimpleNamespace(queue=[], done=done, added=0)
+
+    def empty(self, count: int) -> Any:
+        return torch.full((count,), 0xA5, dtype=torch.uint8)
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def stream(self) -> Any:
+        self._streams.append(self.stream_at(0))
+        return self._streams[-1]
+
+    def current(self) -> Any:
+        return self._main
+
+    def _add(self, stream: Any, *what: Any) -> None:
+        stream.queue.append(what)
+        stream.added += 1
+
+    def run(self, stream: Any, action: Callable[[], Any]) -> None:
+        self._add(stream, "run", action)
+
+    def wait(self, stream: Any, before: Any) -> None:
+        self._add(stream, "wait", before, before.added)
+
+    def mark(self, stream: Any) -> Any:
+        mark = Mark()
+        self._add(stream, "run", lambda: setattr(mark, "at", self.clock))
+        return mark
+
+    def compute(self, seconds: float) -> Callable[[], Any]:
+        return lambda: setattr(self, "clock", self.clock + 1e3 * seconds)
+
+    def _step(self, stream: Any) -> bool:
+        if not stream.queue:
+            return False
+        kind, *what = stream.queue[0]
+        if kind == "wait" and what[0].done < what[1]:
+            return False
+        stream.queue.pop(0)
+        if kind == "run":
+            what[0]()
+            self.clock += 1.0
+        stream.done += 1
+        return True
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            order = self._streams[:]
+            self._chance.shuffle(order)
+            assert any(self._step(stream) for stream in order), "streams wait for each other"
+
+    def wait_for(self, stream: Any) -> None:
+        self._until(lambda: not stream.queue)
+
+    def synchronize(self) -> None:
+        self._until(lambda: not any(stream.queue for stream in self._streams))
+
+    def host(self, count: int, kind: str = "pinned", node: int = -1) -> engine.HostMemory:
+        memory = torch.from_numpy(host_array(count, "uint8")).zero_()  # whole pages, as O_DIRECT wants them
+
+        def close() -> None:
+            self.closed += 1
+
+        device = memory if kind in ("zero_copy", "managed") else None
+        return engine.HostMemory(memory, device, close, {"memory_node": "0"})
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimulatedEngine]:
+    def install(seed: int = 0) -> SimulatedEngine:
+        made = SimulatedEngine(seed)
+        for user in (copies, rows, pinned, pipeline, optimizer):
+            monkeypatch.setattr(user, "engine_for", lambda ctx: made)
+        return made
+
+    return install
+
+
+def build(op: str, impl: str, **given: Value) -> tuple[dict[str, Value], Kernel, Builder]:
+    p = get(op).workload.params.parse(given, op=op)
+    context = Builder("cpu", CPU, seed=3)
+    return p, get_implementation(op, impl).build(p, context), context
+
+
+def call(kernel: Kernel) -> Any:
+    if kernel.prepare is not None:
+        kernel.prepare()
+    return kernel.call()
+
+
+COPIES: list[tuple[str, str, dict[str, Value]]] = [
+    *[
+        (op, "torch", {"bytes": 1000 * 8, **more})
+        for op in ("offload.h2d", "offload.d2h", "offload.bidirectional")
+        for more in ({}, {"chunk": 808}, {"chunk": 808, "streams": 3}, {"memory": "pageable", "streams": 2})
+    ],
+    ("offload.h2d", "torch", {"bytes": 8000, "memory": "zero_copy", "chunk": 800}),
+    ("offload.d2h", "torch", {"bytes": 8000, "memory": "zero_copy", "streams": 2}),
+    ("offload.h2d", "torch", {"bytes": 8000, "memory": "managed"}),
+    ("offload.d2d", "torch", {"bytes": 8000, "chunk": 4000, "streams": 2}),
+    *[("offload.gather", impl, {"rows": 100, "table_rows": 300, "row_bytes": 24, "offset": 3})
+      for impl in ("copy", "zero_copy")],
+    *[("offload.swap", impl, {"blocks": 5, "pool": 9, "block_bytes": 64, "direction": direction})
+      for impl in ("block", "coalesced") for direction in ("out", "in")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "impl", "given_"), COPIES, ids=str)
+def test_copies_on_a_simulated_device(
+    op: str, impl: str, given_: dict[str, Value], device: Callable[..., SimulatedEngine]
+) -> None:
+    workload = get(op).workload
+    for seed in range(5):
+        made = device(seed)
+        p, kernel, context = build(op, impl, **given_)
+        for _ in range(3):
+            result = call(kernel)
+            assert workload.check(p, kernel, result)[0] == 0
+        found = workload.findings(p, [kernel], STATS)
+        size = 1.0 * int(p.get("bytes", 0)) or (
+            int(p["rows"]) * int(p["row_bytes"]) if op == "offload.gather" else int(p["blocks"]) * int(p["block_bytes"])
+        )
+        both = 2 if op == "offload.bidirectional" else 1
+        assert found["bytes_per_s"] == both * size / 2
+        if both == 2:
+            assert min(found["h2d_bytes_per_s"], found["d2h_bytes_per_s"]) > 0
+        assert workload.footprint(p) > 0
+        context.close()
+        if op not in ("offload.d2d", "offload.gather"):
+            assert made.closed >= 1  # what was pinned is given back
+
+
+def test_a_wrong_byte_is_found(device: Callable[..., SimulatedEngine]) -> None:
+    for op, spoil in (
+        ("offload.h2d", lambda k: k.inputs["result"]),
+        ("offload.bidirectional", lambda k: k.inputs["results"][1]),
+        ("offload.swap", lambda k: k.inputs["target"].view(-1)),
+    ):
+        made = device()
+        given_: dict[str, Value] = {"blocks": 2, "pool": 4} if op == "offload.swap" else {"bytes": 800}
+        p, kernel, _ = build(op, "block" if op == "offload.swap" else "torch", **given_)
+        result = kernel.call()
+        made.synchronize()
+        spoil(kernel)[-1] ^= 1
+        assert get(op).workload.check(p, kernel, result)[0] > 0
+
+
+LAYERS: dict[str, Value] = {"layers": 7, "bytes": 8192, "compute_s": 0}
+
+
+@pytest.mark.parametrize("source", ["host", "storage"])
+@pytest.mark.parametrize("more", [{"depth": 0}, {"depth": 1}, {"depth": 3, "chunk": 4096}, {"depth": 20}], ids=str)
+def test_pipelines_into_a_simulated_device(
+    source: str, more: dict[str, Value], device: Callable[..., SimulatedEngine], disk: str
+) -> None:
+    workload = get("offload.pipeline").workload
+    for seed in range(4):
+        device(seed)
+        given_ = {**LAYERS, "to": "device", "source": source, "path": disk, "compute_s": 1e-3, **more}
+        p, kernel, context = build("offload.pipeline", "device", **given_)
+        for _ in range(3):
+            call(kernel)
+            assert workload.check(p, kernel, None)[0] == 0
+        kernel.inputs["pipeline"].seen.zero_()
+        assert workload.check(p, kernel, None)[0] > 0.9
+        found = workload.findings(p, [kernel], STATS)
+        assert found["no_overlap_s"] == pytest.approx(found["load_alone_s"] + found["compute_alone_s"])
+        context.close()
+
+
+def test_the_simulated_device_finds_a_wait_that_is_missing(
+    device: Callable[..., SimulatedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the tests above would say of a pipeline or copies that forget to wait."""
+    wrong = {"pipeline": 0, "copies": 0}
+    real = SimulatedEngine.wait
+    for seed in range(20):
+        made = device(seed)
+        monkeypatch.setattr(SimulatedEngine, "wait", lambda *_: None)
+        p, kernel, _ = build("offload.pipeline", "device", **LAYERS, to="device", source="host", depth=2)
+        kernel.call()
+        wrong["pipeline"] += get("offload.pipeline").workload.check(p, kernel, None)[0] > 0
+        p, kernel, _ = build("offload.h2d", "torch", bytes=8000, chunk=800, streams=4)
+        kernel.call()
+        made.wait_for(made.current())  # what an event on the timed stream waits for
+        result = kernel.inputs["result"]
+        wrong["copies"] += bool((result != kernel.inputs["wanted"]).any())
+        monkeypatch.setattr(SimulatedEngine, "wait", real)
+        made = device(seed)
+        p, kernel, _ = build("offload.h2d", "torch", bytes=8000, chunk=800, streams=4)
+        kernel.call()
+        made.wait_for(made.current())
+        assert bool((kernel.inputs["result"] == kernel.inputs["wanted"]).all())
+    assert wrong["pipeline"] > 10
+    assert wrong["copies"] == 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> str:
+    for folder in (str(tmp_path), os.getcwd()):
+        if place.mount_of(folder).kind not in place.IN_MEMORY and place.why_not(folder, 2**26) is None:
+            return folder
+    pytest.skip("no folder on a disk")
+
+
+@pytest.fixture
+def closing() -> Iterator[list[Builder]]:
+    contexts: list[Builder] = []
+    yield contexts
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("source", ["host", "storage"])
+@pytest.mark.parametrize("more", [{"depth": 0}, {"depth": 1, "compute_s": 1e-4}, {"depth": 3, "chunk": 4096}], ids=str)
+def test_pipelines_into_the_host(source: str, more: dict[str, Value], disk: str, closing: list[Builder]) -> None:
+    workload = get("offload.pipeline").workload
+    p, kernel, context = build("offload.pipeline", "host", **{**LAYERS, "source": source, "path": disk, **more})
+    closing.append(context)
+    for _ in range(3):
+        call(kernel)
+        assert workload.check(p, kernel, None)[0] == 0
+        kernel.inputs["pipeline"].seen[:] = 0
+    found = workload.findings(p, [kernel], STATS)
+    assert found["stall_s"] == pytest.approx(2.0 - found["compute_alone_s"])
+    assert found["bytes_per_s"] == 7 * 8192 / 2
+    assert found["waited_s"] >= 0
+    assert ("filesystem" in kernel.facts) == (source == "storage")
+
+
+def test_a_reader_that_fails_ends_the_pipeline(disk: str, closing: list[Builder]) -> None:
+    _, kernel, context = build("offload.pipeline", "host", **LAYERS, source="storage", path=disk, depth=2)
+    closing.append(context)
+    scratch = kernel.inputs["source"].scratch
+    os.ftruncate(scratch.descriptor, 3 * 8192)
+    with pytest.raises(OSError, match="layer 3 could not be read"):
+        call(kernel)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3), st.integers(2, 1000))
+def test_lines_of_a_pipeline(load: float, compute: float, layers: int) -> None:
+    worst, best = pipeline.lines(load, compute, layers)
+    assert max(load, compute) < best <= worst * (1 + 1e-12)
+    assert pipeline.lines(compute, load, layers) == pytest.approx((worst, best))
+
+
+def test_lines_by_hand() -> None:
+    # Four layers, one second to load and two to compute each: 1 + 4 * 2.
+    assert pipeline.lines(4.0, 8.0, 4) == (12.0, 9.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_split_adam_on_a_simulated_device(share: float, device: Callable[..., SimulatedEngine]) -> None:
+    workload = get("offload.optimizer").workload
+    for seed in range(3):
+        device(seed)
+        p, kernel, context = build("offload.optimizer", "split", parameters=10_000, cpu_share=share)
+        for _ in range(3):
+            error, allowed, _ = workload.check(p, kernel, kernel.call())
+            assert error <= allowed
+        found = workload.findings(p, [kernel], STATS)
+        assert ("best_share" in found) == (0 < share < 1)
+        if 0 < share < 1:
+            assert 0 < found["best_share"] < 1
+            assert found["best_step_s"] <= found["predicted_step_s"] * (1 + 1e-9)
+            assert found["predicted_error"] == pytest.approx(found["predicted_step_s"] / 2 - 1)
+        context.close()
+    assert optimizer.split_at({"parameters": 10_000, "cpu_share": 0.3}) == 3072
+    assert optimizer.split_at({"parameters": 10_000, "cpu_share": 1.0}) == 10_000
+
+
+def test_adam_on_the_host_and_a_wrong_step(closing: list[Builder]) -> None:
+    workload = get("offload.optimizer").workload
+    p, kernel, context = build("offload.optimizer", "host", parameters=5000)
+    closing.append(context)
+    for _ in range(4):
+        result = kernel.call()
+        error, allowed, _ = workload.check(p, kernel, result)
+        assert error <= allowed
+    with torch.no_grad():
+        result.add_(1e-4)
+    assert workload.check(p, kernel, result)[0] > allowed
+    assert workload.findings(p, [kernel], STATS) == {"parameters_per_s": 2500.0}
+
+
+def test_rows_gathered_by_the_host(closing: list[Builder]) -> None:
+    workload = get("offload.gather").workload
+    p, kernel, context = build("offload.gather", "host", rows=100, table_rows=1000, row_bytes=40, offset=5)
+    closing.append(context)
+    result = kernel.call()
+    assert workload.check(p, kernel, result)[0] == 0
+    assert kernel.inputs["table"].data_ptr() % 64 == 5
+    assert len(set(kernel.inputs["numbers"].tolist())) == 100
+    result[50, 39] ^= 1
+    assert workload.check(p, kernel, result)[0] > 0
+
+
+def test_memory_locked_by_the_host() -> None:
+    implementation = get_implementation("offload.pinned_alloc", "mlock")
+    p = get("offload.pinned_alloc").workload.params.parse({"bytes": 5000, "count": 3})
+    reason = implementation.unmet(p, CPU)
+    if reason is not None:
+        pytest.skip(reason.message)
+    context = Builder("cpu", CPU)
+    kernel = implementation.build(p, context)
+    for _ in range(2):
+        result = call(kernel)
+        assert get("offload.pinned_alloc").workload.check(p, kernel, result)[0] == 0
+    assert kernel.facts == {"asked_bytes": 15000, "got_bytes": 3 * 8192, "waste_share": 1 - 15000 / (3 * 8192)}
+    context.close()
+    assert kernel.inputs["held"] == []
+
+
+def test_a_limit_of_locked_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (65536, 65536))
+    monkeypatch.setattr(pinned, "_may_lock_anything", lambda: False)
+    p = get("offload.pinned_alloc").workload.params.parse({"bytes": 1 << 20})
+    reason = get_implementation("offload.pinned_alloc", "mlock").unmet(p, CPU)
+    assert reason is not None
+    assert reason.code == "locked_limit"
+    assert get_implementation("offload.pinned_alloc", "mlock").unmet({**p, "bytes": 4096}, CPU) is None
+
+
+def test_buffers_of_torch_and_of_the_driver_on_a_simulated_device(
+    device: Callable[..., SimulatedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emptied: list[int] = []
+    real = torch.empty
+
+    def empty(*shape: Any, pin_memory: bool = False, **more: Any) -> Any:
+        return real(*shape, **more)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: emptied.append(1), raising=False)
+    counts = iter([1000, 17384])  # 5000 bytes come in blocks of 8192
+    monkeypatch.setattr(
+        torch.cuda, "host_memory_stats", lambda: {"allocated_bytes.current": next(counts)}, raising=False
+    )
+    made = device()
+    workload = get("offload.pinned_alloc").workload
+    for impl in ("torch", "register"):
+        p, kernel, context = build("offload.pinned_alloc", impl, bytes=5000, count=2)
+        for _ in range(3):
+            assert workload.check(p, kernel, call(kernel))[0] == 0
+        assert kernel.facts["got_bytes"] == 16384
+        assert kernel.facts["waste_share"] == 1 - 10000 / 16384
+        kernel.inputs["held"].append(kernel.inputs["held"][0])
+        assert workload.check(p, kernel, None)[0] > 0  # one too many
+        context.close()
+    assert len(emptied) >= 4
+    assert made.closed == 6
+
+
+def test_without_an_accelerator_it_is_said_why() -> None:
+    runs_here = {"offload.gather": "host", "offload.pinned_alloc": "mlock", "offload.pipeline": "host",
+                 "offload.optimizer": "host"}  # fmt: skip
+    needs = {"offload.gather": {"rows": 8}, "offload.swap": {"blocks": 1}, "offload.pipeline": {"to": "device"},
+             "offload.optimizer": {"parameters": 4096}}  # fmt: skip
+    for op in members("offload"):
+        entry = get(op)
+        p = entry.workload.params.parse(needs.get(op, {"bytes": 8192}), op=op)
+        for name, implementation in entry.implementations.items():
+            if runs_here.get(op) == name:
+                continue
+            reason = implementation.unmet(p, CPU)
+            assert reason is not None, (op, name)
+            assert reason.code == "no_accelerator"
+            assert "accelerator" in reason.message
+    assert set(runs_here) < set(members("offload"))
+    assert len(members("offload")) == 9
+
+
+@pytest.mark.parametrize(
+    ("op", "impl", "given_", "machine", "code"),
+    [
+        ("offload.h2d", "torch", {"bytes": 8, "memory": "managed"}, Machine(kind="cuda", hip=True), "no_cuda"),
+        ("offload.h2d", "torch", {"bytes": 8, "memory": "pinned"}, XPU, "no_pinned_memory"),
+        ("offload.h2d", "torch", {"bytes": 8, "memory": "pageable"}, XPU, ""),
+        ("offload.h2d", "torch", {"bytes": 16, "memory": "managed", "streams": 2}, GPU, "no_placing"),
+        ("offload.d2h", "torch", {"bytes": 8, "memory": "managed"}, GPU, "one_way"),
+        ("offload.bidirectional", "torch", {"bytes": 8, "memory": "zero_copy"}, GPU, "one_way"),
+        ("offload.h2d", "torch", {"bytes": 8, "node": 900}, GPU, "no_node"),
+        ("offload.optimizer", "host", {"parameters": 4096, "cpu_share": 0.5}, CPU, "no_accelerator"),
+        ("offload.optimizer", "host", {"parameters": 4096}, GPU, "host_only"),
+        ("offload.optimizer", "split", {"parameters": 4096, "cpu_share": 0.5}, GPU, ""),
+        ("offload.pipeline", "device", {"to": "host"}, GPU, "host_only"),
+        ("offload.gather", "host", {"rows": 8}, GPU, "host_only"),
+        ("offload.pipeline", "host", {"path": "/nothing/at/all"}, CPU, "no_folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_the_reason(
+    op: str, impl: str, given_: dict[str, Value], machine: Machine, code: str
+) -> None:
+    p = get(op).workload.params.parse(given_, op=op)
+    reason = get_implementation(op, impl).unmet(p, machine)
+    assert ("" if reason is None else reason.code) == code
+
+
+@pytest.mark.parametrize(
+    ("op", "wrong", "says"),
+    [
+        ("offload.h2d", {"bytes": 0}, "bytes"),
+        ("offload.h2d", {"bytes": 12}, "multiples of 8"),
+        ("offload.d2h", {"bytes": 16, "chunk": 24}, "no more than bytes"),
+        ("offload.gather", {"rows": 10, "table_rows": 5}, "no more than table_rows"),
+        ("offload.swap", {"blocks": 10, "pool": 5}, "no more than pool"),
+        ("offload.pinned_alloc", {"bytes": "8Gi"}, "no more than"),
+        ("offload.pipeline", {"bytes": 5000}, "multiples of 4096"),
+        ("offload.optimizer", {"parameters": 4096, "cpu_share": 1.5}, "cpu_share"),
+    ],
+)  # fmt: skip
+def test_wrong_questions_are_refused(op: str, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        get(op).workload.params.parse(wrong, op=op)
+
+
+class FakeRuntime:
+    """CUDA's runtime and torch.cuda, as far as the engine asks them."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code = code
+        self.registered: dict[int, int] = {}
+        self.log: list[str] = []
+
+    def cudart(self) -> FakeRuntime:
+        return self
+
+    def cudaHostRegister(self, address: int, count: int, flags: int) -> int:  # noqa: N802
+        self.registered[address] = flags
+        return self.code
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        del self.registered[address]
+        return 0
+
+    def synchronize(self, device: Any) -> None:
+        self.log.append("synchronize")
+
+    def mem_get_info(self, device: Any) -> tuple[int, int]:
+        return 1 << 20, 1 << 21
+
+
+def fake_engine(code: int = 0) -> tuple[engine.Engine, FakeRuntime]:
+    runtime = FakeRuntime(code)
+    made = engine.Engine.__new__(engine.Engine)
+    made.device, made._module = torch.device("cpu"), runtime
+    return made, runtime
+
+
+def test_page_locked_memory_is_registered_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, runtime = fake_engine()
+    monkeypatch.setattr(made, "seen_by_device", lambda address, count: ("device", address, count), raising=False)
+    for kind, flags in (("pinned", 0), ("zero_copy", 2)):
+        memory = made.host(5000, kind)
+        assert runtime.registered == {memory.host.data_ptr(): flags}
+        assert (memory.device is not None) == (kind == "zero_copy")
+        assert len(memory.host) == 5000
+        memory.close()
+        assert not runtime.registered
+        assert runtime.log.pop() == "synchronize"  # nobody copies from it any more
+    assert made.host(5000, "pageable").device is None
+    assert not runtime.registered
+    with pytest.raises(UnsupportedError, match="half of it is the limit") as error:
+        made.host(1 << 20, "managed")  # 1 MiB is free
+    assert error.value.code == "too_large"
+    refusing, _ = fake_engine(code=2)
+    with pytest.raises(UnsupportedError, match="cannot be pinned"):
+        refusing.host(5000, "pinned")
+
+
+def test_the_engine_itself_on_streams_of_torch() -> None:
+    made = engine.Engine(torch.device("cpu"))  # torch has streams of the CPU, which run at once
+    stream, ran = made.stream(), []
+    made.wait(stream, made.current())
+    made.run(stream, lambda: ran.append(1))
+    made.synchronize()
+    assert ran == [1]
+    assert made.empty(5).shape == (5,)
+    described = engine._Memory(4096, 10).__cuda_array_interface__
+    assert described["shape"] == (10,)
+    assert described["data"] == (4096, False)
+    assert engine.thread_node().isdigit() or engine.thread_node() == "unknown"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(1e-6, 10), st.floats(1e-6, 10), st.floats(1e-6, 10), st.floats(0, 1))
+def test_no_split_is_quicker_than_the_best(cpu: float, link: float, on_device: float, share: float) -> None:
+    from wattline.workmodels.offload import best_split, split_step_s
+
+    best = split_step_s(best_split(cpu, link, on_device), cpu, link, on_device)
+    assert best <= split_step_s(share, cpu, link, on_device) * (1 + 1e-9)
+    shares = np.linspace(0, 1, 11)
+    assert split_step_s(shares, cpu, link, on_device).shape == (11,)
