@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from wattline.suites.workload import BuildContext
 from wattline.units import format_bytes
 
 KINDS = ("pinned", "pageable", "managed", "zero_copy")
+_LONGEST_SPIN_S = 0.1  # of one kernel: a device holds no longer at a time
 _MAPPED = 2  # cudaHostRegisterMapped
 _ATTACH_GLOBAL = 1  # CU_MEM_ATTACH_GLOBAL
 
@@ -94,7 +96,13 @@ class Engine:
         if device.hold(min(seconds, 1e-4)) == 0.0:
             why = "torch has no spin kernel here"
             raise UnsupportedError("no computation of a set length", why=why, code="no_spin")
-        return lambda: device.hold(seconds)
+        pieces = math.ceil(seconds / _LONGEST_SPIN_S)
+
+        def spin() -> None:
+            for _ in range(pieces):
+                device.hold(seconds / pieces)
+
+        return spin
 
     def wait_for(self, stream: Any) -> None:
         """Let the host wait for one stream."""

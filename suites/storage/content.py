@@ -58,22 +58,6 @@ class Content:
             done += _write_all(descriptor, memoryview(piece), done)
         os.fsync(descriptor)
 
-    def mismatch(self, descriptor: int, pieces: int = 64, piece: int = 2**21) -> tuple[float, str]:
-        """The share of bytes that differ in a file, and how much of it was read: whole where it is small."""
-        import numpy as np
-
-        whole = self.size <= pieces * piece
-        last = max(0, self.size - piece)
-        starts = range(0, self.size, piece) if whole else [last * i // (pieces - 1) for i in range(pieces)]
-        wrong = seen = 0
-        for begin in starts:
-            count = min(piece, self.size - begin)
-            found = np.frombuffer(os.pread(descriptor, count, begin), np.uint8)
-            want = self.expected(begin, count)
-            wrong += count - int(np.count_nonzero(found == want[: len(found)]))
-            seen += count
-        return wrong / max(seen, 1), "read back" if whole else f"{pieces} pieces of {piece} bytes read back"
-
 
 def period_of(size: int, block: int) -> int:
     """Bytes after which the content of a file repeats: a multiple of its blocks, no more than the file."""

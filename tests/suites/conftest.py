@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -262,3 +263,16 @@ def interpreted() -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[str]:
+    """An empty folder on a file system that is not memory."""
+    from wattline.suites.storage import place
+
+    for folder in (str(tmp_path), os.getcwd()):
+        if place.mount_of(folder).kind not in place.IN_MEMORY and place.why_not(folder, 2**26) is None:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".disk-") as own:
+                yield own
+            return
+    pytest.skip("no folder on a disk")

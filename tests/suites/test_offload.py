@@ -6,7 +6,6 @@ import os
 import random
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from wattline.suites.fills import Builder
 from wattline.suites.host.buffers import host_array
 from wattline.suites.offload import copies, engine, optimizer, pinned, pipeline, rows
 from wattline.suites.registry import get, get_implementation, members
-from wattline.suites.storage import place
 from wattline.suites.workload import Kernel, Machine
 
 torch = pytest.importorskip("torch")
@@ -255,14 +253,6 @@ def test_the_simulated_device_finds_a_wait_that_is_missing(
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> str:
-    for folder in (str(tmp_path), os.getcwd()):
-        if place.mount_of(folder).kind not in place.IN_MEMORY and place.why_not(folder, 2**26) is None:
-            return folder
-    pytest.skip("no folder on a disk")
-
-
-@pytest.fixture
 def closing() -> Iterator[list[Builder]]:
     contexts: list[Builder] = []
     yield contexts
@@ -474,6 +464,32 @@ def test_what_cannot_be_is_refused_with_the_reason(
 def test_wrong_questions_are_refused(op: str, wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         get(op).workload.params.parse(wrong, op=op)
+
+
+def test_computation_of_any_length_is_spun_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wattline.collectors import device as devices
+
+    held: list[float] = []
+
+    class Fake:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def hold(self, seconds: float) -> float:
+            held.append(seconds)
+            return min(seconds, 0.1)
+
+    monkeypatch.setattr(devices, "AcceleratorDevice", Fake)
+    made, _ = fake_engine()
+    spin = made.compute(0.25)
+    held.clear()
+    spin()
+    assert sum(held) == pytest.approx(0.25)
+    assert max(held) <= 0.1
+    assert made.compute(0.0)() is None
+    monkeypatch.setattr(Fake, "hold", lambda self, seconds: 0.0)
+    with pytest.raises(UnsupportedError, match="no spin kernel"):
+        made.compute(0.25)
 
 
 class FakeRuntime:
