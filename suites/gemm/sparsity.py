@@ -92,7 +92,9 @@ def draw(counts: Ints, columns: int, rng: np.random.Generator) -> Places:
     have = np.zeros_like(wanted)
     while (missing := wanted - have).any():
         rows = np.repeat(np.arange(len(counts)), missing)
-        keys = np.unique(np.concatenate([keys, rows * columns + rng.integers(0, columns, len(rows))]))
+        # By sorting: numpy 2.3 and newer find unique numbers by hashing, a hundred times slower on keys like these.
+        keys = np.sort(np.concatenate([keys, rows * columns + rng.integers(0, columns, len(rows))]))
+        keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
         have = np.bincount(keys // columns, minlength=len(counts))
     if dense.any():
         of_dense = dense[keys // columns]
