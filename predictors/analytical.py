@@ -45,7 +45,8 @@ def work_out(words: Words, numbers: Mapping[str, Any], machine: Machine, coverag
     physics = encoder.physics(encoder.plan(words, machine), numbers, many(), many=True)
     t = physics.terms
     bound = np.broadcast_to(np.asarray(t.bound, np.float64), n)
-    terms = np.stack([np.broadcast_to(np.asarray(v, np.float64), n) for v in (t.compute, t.bound_memory, t.bound_link)])
+    parts = (t.bound_compute, t.bound_memory, t.bound_link)
+    terms = np.stack([np.broadcast_to(np.asarray(v, np.float64), n) for v in parts])
     by = np.where(terms.max(axis=0) > 0, terms.argmax(axis=0) + 1, 0)
     time = np.maximum(np.broadcast_to(np.asarray(physics.base, np.float64), n) * TYPICAL, bound)
     half = SPREAD * normal_quantile(0.5 + coverage / 2)

@@ -174,7 +174,7 @@ class FamilyModel:
             return np.concatenate([np.broadcast_to(np.asarray(get(p), np.float64), n) for p, n in physics])
 
         terms = np.stack(
-            [column(lambda p: p.terms.compute), column(lambda p: p.terms.bound_memory),
+            [column(lambda p: p.terms.bound_compute), column(lambda p: p.terms.bound_memory),
              column(lambda p: p.terms.bound_link)]
         )  # fmt: skip
         by = np.where(terms.max(axis=0) > 0, terms.argmax(axis=0) + 1, 0)

@@ -72,7 +72,7 @@ class Ready:
             energy_lo, energy_hi = time * power / spread, time * power * spread
         by = "nothing"
         if bound > 0:
-            by = "compute" if terms.compute == bound else "memory" if terms.bound_memory == bound else "link"
+            by = "compute" if terms.bound_compute == bound else "memory" if terms.bound_memory == bound else "link"
 
         def why() -> Explanation:
             notes = [f"no training row had this {name}" for name in plan.unseen]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from wattline.reports import svg
 from wattline.reports.blocks import Figure, absent, natural_size
 from wattline.reports.data import ReportData
-from wattline.reports.findings import Finding, times
+from wattline.reports.findings import Finding, percent, times
 from wattline.reports.lines import (
     LinePanel,
     Question,
@@ -19,6 +19,7 @@ from wattline.reports.lines import (
     edge,
     growth,
     panels,
+    shares,
     stretches,
 )
 from wattline.reports.questions import QUESTIONS
@@ -60,8 +61,7 @@ def _figure(question: Question, data: ReportData) -> Figure | None:
         for line in (line for line in panel.lines if line.name in shown):
             series = shown.index(line.name)
             x, y = line.rows[question.axis].astype(float), question.quantity.of(line.rows)
-            beside = any(line.name.startswith(op) for op in question.beside)
-            colour, style = _BESIDE if beside else (svg.SERIES[series], "-")
+            colour, style = _BESIDE if line.beside else (svg.SERIES[series], "-")
             drawing.ax.plot(x, y, style, color=colour, linewidth=1.2)
             drawing.points(x, y, line.rows["anchor"], series)
         found = stretches(panel, question)
@@ -139,13 +139,17 @@ def _finding(question: Question, data: ReportData) -> Finding | None:
     if last and last[3] >= 1.05:
         x, low, high, ratio = last
         title += f"; at {_at(x, question)} {high} takes {times(ratio)} times as long as {low}"
+    reached = shares(first, question)
+    if reached:
+        name, _, best = max(reached, key=lambda r: r[2])
+        title += f"; {name} reaches {percent(best)} of the {question.quantity.word} of {', '.join(question.beside)}"
     items = tuple(
-        f"{words(left) or 'all'}: {_told(s, question)}{_growths(panel, question)}"
+        f"{words(left) or 'all'}: {_told(s, question)}{_shares(panel, question) or _growths(panel, question)}"
         for (panel, s), left in zip(told, rest, strict=True)
     )
     text = "The quickest line along the axis, where two or more were measured; those whose intervals overlap are equal."
-    return Finding(question.id, title + ".", text, question.id, "the lines", items if len(items) > 1 or
-                   _growths(first, question) else ())  # fmt: skip
+    more = len(items) > 1 or reached or _growths(first, question)
+    return Finding(question.id, title + ".", text, question.id, "the lines", items if more else ())
 
 
 def _told(found: list[Stretch], question: Question) -> str:
@@ -155,9 +159,11 @@ def _told(found: list[Stretch], question: Question) -> str:
     for i, stretch in enumerate(found):
         name = _names(stretch)
         if i == 0:
-            parts.append(f"{name} quickest up to {_at(stretch.last, question)}")
+            span = "at" if stretch.first == stretch.last else "up to"
+            parts.append(f"{name} quickest {span} {_at(stretch.last, question)}")
         else:
-            parts.append(f"{name} from {_at(stretch.since if stretch.since else stretch.first, question)}")
+            even = f" (even near {_number(stretch.since)})" if stretch.since else ""
+            parts.append(f"{name} from {_at(stretch.first, question)}{even}")
     return ", ".join(parts)
 
 
@@ -167,10 +173,22 @@ def _names(stretch: Stretch) -> str:
 
 
 def _at(x: float, question: Question) -> str:
-    text = f"{x:.3g}" if x < 1000 or x != int(x) else f"{x:.0f}"
-    if x >= 1000 and x != int(x):
-        text = f"{round(x, -1):.0f}"
-    return f"{text} {question.unit}".rstrip() if question.unit else f"{question.axis} {text}"
+    if not question.unit:
+        return f"{question.axis} {_number(x)}"
+    return f"{_number(x)} {question.unit.removesuffix('s') if x == 1 else question.unit}"
+
+
+def _number(x: float) -> str:
+    """Sizes as they are, values between them to two figures."""
+    return f"{x:.0f}" if x == int(x) else f"{x:.2g}" if x < 100 else f"{round(x, 1 - len(str(int(x))) + 1):.0f}"
+
+
+def _shares(panel: LinePanel, question: Question) -> str:
+    parts = [
+        f"{name} {percent(low)} to {percent(high)}" if high > 1.02 * low else f"{name} {percent(high)}"
+        for name, low, high in shares(panel, question)
+    ]
+    return f" (of {', '.join(question.beside)}: {', '.join(parts)})" if parts else ""
 
 
 def _growths(panel: LinePanel, question: Question) -> str:

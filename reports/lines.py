@@ -81,10 +81,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Line:
-    """One way of computing, along the axis; ``rows`` by rising axis, one for each value."""
+    """One way of computing, along the axis.
+
+    Attributes:
+        name: in words.
+        rows: its records by rising axis, one for each value.
+        beside: another operation, held against and not compared with.
+    """
 
     name: str
     rows: pd.DataFrame
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,11 @@ class LinePanel:
     def records(self) -> int:
         """Number of records."""
         return sum(len(line.rows) for line in self.lines)
+
+    @property
+    def rivals(self) -> tuple[Line, ...]:
+        """The lines that are compared with each other."""
+        return tuple(line for line in self.lines if not line.beside)
 
 
 def rows_of(question: Question, data: ReportData, calm: bool = False) -> pd.DataFrame:
@@ -145,7 +157,7 @@ def panels(question: Question, data: ReportData, calm: bool = False) -> list[Lin
             other = rows[rows["op"] == op]
             for key in shared:
                 other = other[other[key] == given[key.removeprefix("given.")]]
-            lines += [Line(f"{op} {line.name}", line.rows) for line in _lines(other, question)]
+            lines += [Line(f"{op} {line.name}", line.rows, beside=True) for line in _lines(other, question)]
         if any(len(line.rows) > 1 for line in lines):
             found.append(LinePanel(given, tuple(lines)))
     return sorted(found, key=lambda p: (-p.records, str(p.given)))
@@ -183,7 +195,7 @@ class Stretch:
 def stretches(panel: LinePanel, question: Question) -> list[Stretch]:
     """Who is quickest along the axis, at the values where at least two lines were measured."""
     table: dict[float, list[tuple[float, float, float, str]]] = {}
-    for line in panel.lines:
+    for line in panel.rivals:
         columns = (line.rows[c].astype(float) for c in (question.axis, "time_s", "time_lo_s", "time_hi_s"))
         for x, time, low, high in zip(*columns, strict=True):
             table.setdefault(x, []).append((time, low, high, line.name))
@@ -226,7 +238,7 @@ def edge(panel: LinePanel, question: Question) -> tuple[float, str, str, float] 
         The value, both names and the ratio of their times; ``None`` without such a value.
     """
     shared: dict[float, list[tuple[float, str]]] = {}
-    for line in panel.lines:
+    for line in panel.rivals:
         for x, time in zip(line.rows[question.axis].astype(float), line.rows["time_s"], strict=True):
             shared.setdefault(x, []).append((float(time), line.name))
     values = [x for x, entries in shared.items() if len(entries) > 1]
@@ -235,6 +247,26 @@ def edge(panel: LinePanel, question: Question) -> tuple[float, str, str, float] 
     x = max(values)
     low, high = min(shared[x]), max(shared[x])
     return x, low[1], high[1], high[0] / low[0]
+
+
+def shares(panel: LinePanel, question: Question) -> list[tuple[str, float, float]]:
+    """How close each line comes to the one that stands beside: name, least and largest ratio of their times.
+
+    Returns:
+        One entry for each line that shares a value of the axis with the line beside, in their order; none where no
+        line stands beside. 1 is as quick as that one.
+    """
+    ideal: dict[float, float] = {}
+    for line in (line for line in panel.lines if line.beside):
+        for x, time in zip(line.rows[question.axis].astype(float), line.rows["time_s"], strict=True):
+            ideal[x] = min(float(time), ideal.get(x, float("inf")))
+    found = []
+    for line in panel.rivals:
+        pairs = zip(line.rows[question.axis].astype(float), line.rows["time_s"], strict=True)
+        reached = [ideal[x] / float(time) for x, time in pairs if x in ideal]
+        if reached:
+            found.append((line.name, min(reached), max(reached)))
+    return found
 
 
 def common(found: Sequence[LinePanel]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -171,7 +171,7 @@ def raised(ceilings: Ceilings, notes: dict[str, str], records: Iterable[Record])
             continue
         witness = f"{OUTDONE}: {record.case.label()} ({record.case.key})"
         if len(record.work.flops) == 1:
-            name, count = next(iter(record.work.flops.items()))
+            name, count = next(iter(record.work.needed.items()))
             if count / record.time_s > flops.get(name, 0.0):
                 flops[name] = count / record.time_s
                 notes[f"flops.{record.case.dtype or name}"] = witness

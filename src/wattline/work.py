@@ -32,6 +32,8 @@ class Work:
         details: figures that explain the work and bound nothing, by name: FLOPs stored beside those that are useful
             (``"stored_flops"``), bytes of indices, occupancy of a tile. They belong to one operation: a sum of works
             has none.
+        fewest: operations by rate format that the cleverest algorithm known needs, where these are fewer than
+            ``flops`` (Winograd's convolution): bounds and ceilings count these, speeds the usual ones.
     """
 
     flops: Mapping[str, float] = field(default_factory=dict)
@@ -40,6 +42,12 @@ class Work:
     messages: Mapping[str, float] = field(default_factory=dict)
     link_bytes: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, float] = field(default_factory=dict)
+    fewest: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def needed(self) -> dict[str, float]:
+        """Operations by rate format that no algorithm known goes below."""
+        return {name: self.fewest.get(name, count) for name, count in self.flops.items()}
 
     @property
     def total_flops(self) -> float:
@@ -68,6 +76,7 @@ class Work:
             _plus(self.bytes_written, other.bytes_written),
             _plus(self.messages, other.messages),
             _plus(self.link_bytes, other.link_bytes),
+            fewest=_plus(self.needed, other.needed) if self.fewest or other.fewest else {},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def bound(work: Work, device: DeviceSpec, *, cached: bool = False) -> Bound:
         UnsupportedError: the device has no rate for a format that the work needs, nor for a wider one.
     """
     terms: dict[str, float] = {}
-    compute = sum(count / device.rate(fmt)[0] for fmt, count in work.flops.items() if count)
+    compute = sum(count / device.rate(fmt)[0] for fmt, count in work.needed.items() if count)
     if compute:
         terms["compute"] = compute
     moved = work.bytes_at()

@@ -141,3 +141,13 @@ def test_the_bound_is_the_largest_term_and_grows_with_work(a: Work, b: Work) -> 
     assert limit.time_s == max(limit.terms.values(), default=0.0)
     assert bound(a + b, ROUND).time_s >= limit.time_s
     assert bound(a, ROUND, cached=True).time_s <= limit.time_s
+
+
+def test_bounds_count_what_the_cleverest_algorithm_needs() -> None:
+    clever = Work(flops={"fp32": 4e12, "bf16": 4e12}, fewest={"fp32": 1e12})
+    assert clever.total_flops == 8e12
+    assert clever.needed == {"fp32": 1e12, "bf16": 4e12}
+    assert bound(clever, ROUND).time_s == pytest.approx(2.0)
+    assert (clever + Work(flops={"fp32": 1e12})).needed == {"fp32": 2e12, "bf16": 4e12}
+    assert (Work() + Work(flops={"fp32": 1.0})).fewest == {}
+    assert Work.from_dict(clever.to_dict()) == clever

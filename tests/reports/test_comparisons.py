@@ -58,7 +58,8 @@ def test_the_length_at_which_a_line_overtakes_another(read: Read) -> None:
     assert then.last == 2048
     assert then.since == pytest.approx(1024, rel=0.01)
     (found,) = [f for f in comparisons.find(data) if f.kind == "prefill"]
-    assert found.title.startswith("Attention of a prompt: naive quickest up to 512 queries, flash from 10")
+    assert found.title.startswith("Attention of a prompt: naive quickest up to 512 queries, flash from 1024 queries (")
+    assert "(even near 10" in found.title
     assert "at 2048 queries naive takes 1.60 times as long as flash" in found.title
     assert found in findings.find(data)
     (figure,) = [f for f in comparisons.figures(data) if f.id == "prefill"]
@@ -128,8 +129,15 @@ def test_softmax_stands_beside_the_copy_of_its_working_set(read: Read) -> None:
     data = read([*both(1024, 64), *both(64, 1024), *both(64, 2048)])
     (panel,) = panels(question("softmax"), data)  # the third pair moves other bytes
     assert [(line.name, len(line.rows)) for line in panel.lines] == [("torch", 2), ("elementwise.copy torch", 2)]
+    assert comparisons.find(data) == [], "nobody to be quicker than"
+    slower = Case("softmax.rows", "online", {"rows": 1024, "cols": 64, "dtype": "fp32"})
+    data = read([*both(1024, 64), *both(64, 1024), (slower, 4 * 8e-10 * 2**16)], name="two")
     (found,) = comparisons.find(data)
-    assert "torch takes 2.0 times as long as elementwise.copy torch" in found.title
+    assert found.title == (
+        "Softmax: torch quickest throughout; at 64 elements online takes 2.0 times as long as torch; torch reaches "
+        "50 % of the bandwidth of elementwise.copy."
+    )
+    assert found.items == ("all: torch quickest throughout (of elementwise.copy: online 25 %, torch 50 %)",)
 
 
 def test_a_balanced_routing_is_the_start_of_the_skewed_ones(read: Read) -> None:

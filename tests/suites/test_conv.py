@@ -66,6 +66,15 @@ def test_positions_are_those_of_the_library(size: int, side: int, stride: int, p
     assert found.shape[2] == out_size(size, side, stride, padding, dilation)
 
 
+def test_the_bound_of_a_convolution_knows_winograd() -> None:
+    p = {"n": 1, "c": 2, "h": 8, "w": 8, "k": 3, "r": 3, "s": 3, "padding": 1, "dtype": "fp32"}
+    work = work_of("conv.2d", p)
+    assert work.needed["fp32"] == work.total_flops / 4  # 36 multiplications for 16 results of 9 taps each
+    assert work_of("conv.2d", {**p, "r": 1, "s": 1}).needed == work_of("conv.2d", {**p, "r": 1, "s": 1}).flops
+    for other in ({"stride": 2}, {"dilation": 2}):
+        assert work_of("conv.2d", {**p, **other}).needed == work_of("conv.2d", {**p, **other}).flops
+
+
 def test_work_of_a_long_convolution_by_hand() -> None:
     p = {"batch": 2, "channels": 3, "length": 512, "dtype": "fp32"}
     work = work_of("conv.long", p)

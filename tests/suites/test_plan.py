@@ -346,7 +346,7 @@ def test_caps_change_seldom_and_every_part_of_a_plan_has_all_of_them() -> None:
     assert plan.estimated_s == pytest.approx(one.estimated_s + 84 * each + SETTLE_S * changes)
     processor = dense_plan(set_=SIZE, power_limits="700", machine=CPU)
     start = processor.estimated_s - 6 * UNSUPPORTED_S
-    assert dense_plan(set_=SIZE, machine=CPU).estimated_s > start + 6
+    assert dense_plan(set_=SIZE, machine=CPU).estimated_s > start + 5
 
 
 def test_caps_that_cannot_be_read_are_refused() -> None:
