@@ -12,7 +12,7 @@ from wattline.reports.blocks import Figure, absent, natural_size
 from wattline.reports.comparisons import words
 from wattline.reports.data import ReportData
 from wattline.reports.findings import Finding, percent
-from wattline.reports.lines import DISTURBED
+from wattline.reports.lines import DISTURBED, LinePanel, common
 from wattline.reports.svg import Panel
 
 if TYPE_CHECKING:
@@ -115,9 +115,10 @@ def figures(data: ReportData) -> list[Figure]:
     if not found:
         why = "Nowhere were a chunk, the newest tokens and both together measured under equal conditions."
         return [absent("hybrid", _TITLE, why)]
+    same, _ = common([LinePanel(ride.given) for ride in found])
     groups: dict[str, list[Ride]] = {}
     for ride in found:
-        groups.setdefault(words(ride.given), []).append(ride)
+        groups.setdefault(_named(ride, same), []).append(ride)
     impls = sorted({ride.impl for ride in found})
     panels: list[Markup] = []
     for name, members in list(groups.items())[:_MAX_PANELS]:
@@ -136,9 +137,15 @@ def figures(data: ReportData) -> list[Figure]:
         "Time of chunk and newest tokens together, less that of the chunk alone, as a share of what the newest tokens "
         "take in a batch of their own; bars are 95 % intervals. At 100 % (line) nothing is gained, at 0 % they cost "
         f"nothing: their weights were read for the chunk anyway. Below the dotted line ({percent(FREE)}) they ride "
-        "free."
+        f"free. The same throughout: {words({k: v for k, v in same.items() if k != 'decodes'})}."
     )
     return [Figure("hybrid", _TITLE, panels, caption, list(enumerate(impls)))]
+
+
+def _named(ride: Ride, same: dict[str, Any]) -> str:
+    """The number of decodes, and what else tells it from the others."""
+    left = {name: value for name, value in ride.given.items() if name not in same and name != "decodes"}
+    return ", ".join(filter(None, (f"{ride.given['decodes']} decodes", words(left))))
 
 
 def finding(data: ReportData) -> Finding | None:
@@ -161,8 +168,9 @@ def finding(data: ReportData) -> Finding | None:
             f"{decodes} newest tokens never ride free beside the chunks measured: at best they add "
             f"{percent(max(0.0, least))} of their own cost ({best.impl})."
         )
+    same, _ = common([LinePanel(ride.given) for ride in found])
     items = tuple(
-        f"{r.impl}, {words(r.given)}: "
+        f"{r.impl}, {_named(r, same)}: "
         + ", ".join(f"chunk {c} {percent(max(0.0, s))}" for c, s in zip(r.chunks, r.shares, strict=True))
         for r in found
     )
