@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -54,7 +55,7 @@ def _figure(question: Question, data: ReportData) -> Figure | None:
     for panel, left in zip(drawn, rest, strict=True):
         drawing = Panel(f"{question.id}-{len(made)}", *natural_size(len(drawn))).log("y")
         if question.log:
-            drawing.log("x", 2, lambda v, _: f"{v:g}")
+            drawing.log("x", 2, svg.binary_tick if question.binary else svg.count_tick)
         else:
             drawing.linear("x", lambda v, _: f"{v:g}")
         drawing.titles(words(left), question.axis_label, question.quantity.label)
@@ -84,13 +85,16 @@ def _figure(question: Question, data: ReportData) -> Figure | None:
 
 
 def unsupported(question: Question, data: ReportData) -> str:
-    """The implementations that this machine cannot run, with the first reason given."""
+    """The implementations that this machine cannot run, or not in every case, with the first reason given."""
     reasons: dict[str, str] = {}
+    measured = {record.case.impl for record in data.records if record.case.op == question.op and record.valid}
     for record in data.records:
         if record.case.op == question.op and record.status == "unsupported" and record.reason:
             # What, without why and what to do: those stand in the table of what could not be measured.
             reasons.setdefault(record.case.impl, record.reason.message.partition("; ")[0])
-    return "; ".join(f"{impl}, because {reasons[impl]}" for impl in sorted(reasons))
+    return "; ".join(
+        f"{impl}{' in part' if impl in measured else ''}, because {reasons[impl]}" for impl in sorted(reasons)
+    )
 
 
 def words(given: dict[str, Any]) -> str:
@@ -99,7 +103,9 @@ def words(given: dict[str, Any]) -> str:
     for name, value in given.items():
         if pd.isna(value) or (name in _SILENT and value in _SILENT[name]):
             continue
-        if name in ("dtype", "regime", "data") or value is True:
+        if name in _SIZES:
+            parts.append(f"{svg.binary_tick(float(value))}{_SIZES[name]}")
+        elif name in ("dtype", "regime", "data") or value is True:
             parts.append(name.replace("_", " ") if value is True else str(value))
         elif value is False:
             parts.append(f"not {name.replace('_', ' ')}")
@@ -109,10 +115,15 @@ def words(given: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+_SIZES = {"bytes": "", "row_bytes": " a row", "block_bytes": " a block"}
+"""Conditions in bytes, and what follows them in a title."""
+
 _SILENT: dict[str, tuple[Any, ...]] = {
     "data": ("uniform",), "batch": (1,), "tokens before": (0,), "window": (0,), "sink": (0,), "keep": (0,),
     "clusters": (0,), "budget": (0,), "prefix": (0,), "head_dim_v": (0,), "taps": (0,), "kept": (1.0,), "ep": (1,),
     "tp": (1,), "routing_seed": (0,), "skew": (0.0,), "ending": ("none",), "decay": (1.0,), "ragged": (0, 0.0),
+    "node": (-1,), "cpu_node": (-1,), "threads": (0,), "chunk": (0,), "path": ("default",), "fio": (False,),
+    "offset": (0,), "count": (1,), "streams": (1,), "pages": ("small",), "span": (0,),
 }  # fmt: skip
 """Values that mean "not used" and say nothing in a title."""
 
@@ -162,7 +173,7 @@ def _told(found: list[Stretch], question: Question) -> str:
             span = "at" if stretch.first == stretch.last else "up to"
             parts.append(f"{name} quickest {span} {_at(stretch.last, question)}")
         else:
-            even = f" (even near {_number(stretch.since)})" if stretch.since else ""
+            even = f" (even near {_near(stretch.since, question)})" if stretch.since else ""
             parts.append(f"{name} from {_at(stretch.first, question)}{even}")
     return ", ".join(parts)
 
@@ -173,9 +184,19 @@ def _names(stretch: Stretch) -> str:
 
 
 def _at(x: float, question: Question) -> str:
+    if question.binary:
+        return svg.binary_tick(x) + (f" {question.unit}" if question.unit else "")
     if not question.unit:
         return f"{question.axis} {_number(x)}"
     return f"{_number(x)} {question.unit.removesuffix('s') if x == 1 else question.unit}"
+
+
+def _near(x: float, question: Question) -> str:
+    """A value between those measured, to as few figures as it is known to."""
+    if not question.binary:
+        return _number(x)
+    unit = 1024 ** min(3, max(0, int(math.log(x, 1024))))
+    return svg.binary_tick(max(1, round(x / unit)) * unit)
 
 
 def _number(x: float) -> str:

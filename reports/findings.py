@@ -56,8 +56,12 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         figures_decode,
         figures_explain,
         figures_hybrid,
+        figures_launch,
+        figures_memory,
+        figures_offload,
         figures_quantized,
         figures_sparse,
+        figures_storage,
         findings_energy,
         tiles,
     )
@@ -74,6 +78,10 @@ def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding
         figures_decode.finding(data),
         figures_hybrid.finding(data),
         figures_collectives.finding(data),
+        figures_memory.finding(data),
+        *figures_storage.find(data),
+        *figures_offload.find(data),
+        figures_launch.finding(data),
         *figures_explain.find(data),
         prediction.finding() if prediction else None,
         _regimes(data),
@@ -114,7 +122,9 @@ def _steady(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ceiling(data: ReportData) -> Finding | None:
-    rows = _steady(data.headline[data.headline["share"].notna()]) if len(data.headline) else data.headline
+    rows = data.headline
+    # Operations without a format (a step of Adam, say) have a peak, but no format to speak for.
+    rows = _steady(rows[rows["share"].notna() & rows["dtype"].notna()]) if len(rows) else rows
     bounded = rows[rows["bound_by"] == "compute"]
     rows = rows if bounded.empty else bounded
     if rows.empty:

@@ -61,6 +61,7 @@ class Question:
         beside: further operations whose rows stand as lines of their own.
         unit: what one step of the axis is, for sentences: ``"tokens"``.
         log: whether the axis is logarithmic.
+        binary: whether the axis counts bytes, told by powers of 1024.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Question:
     beside: tuple[str, ...] = ()
     unit: str = ""
     log: bool = True
+    binary: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ from wattline.reports.lines import BANDWIDTH, SPEED, Quantity, Question
 if TYPE_CHECKING:
     import pandas as pd
 
+RATE = Quantity("B/s", lambda rows: 1 / rows["time_s"], "bandwidth")
+"""Of rows whose times :func:`each` made seconds per byte."""
+PER_LAUNCH = Quantity("s per launch", lambda rows: rows["time_s"], "time of a launch")
+PER_PARAMETER = Quantity("s per parameter", lambda rows: rows["time_s"], "time per parameter")
 PER_TOKEN = Quantity("s per token", lambda rows: rows["time_s"] / (rows["batch"] * rows["length"]), "time per token")
 
 
@@ -32,6 +36,61 @@ def _having(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame
         return rows[rows[column] == value]
 
     return keep
+
+
+def each(rows: pd.DataFrame, amount: pd.Series[float]) -> pd.DataFrame:
+    """Rows whose times are those of one unit of something: cases that move different amounts then compare."""
+    count = amount.astype(float)
+    return rows.assign(**{name: rows[name] / count for name in ("time_s", "time_lo_s", "time_hi_s")})
+
+
+def per_byte(rows: pd.DataFrame) -> pd.DataFrame:
+    """Loops over working sets, by the bytes of all their passes."""
+    return each(rows, rows["work.traffic_bytes"])
+
+
+def _copies(rows: pd.DataFrame) -> pd.DataFrame:
+    # The kind of memory is what is compared: it is the way in which bytes are moved.
+    return each(rows, rows["bytes"]).assign(impl=rows["memory"])
+
+
+def _both_ways(rows: pd.DataFrame) -> pd.DataFrame:
+    return each(rows, 2 * rows["bytes"]).assign(impl=rows["memory"])
+
+
+def _within(rows: pd.DataFrame) -> pd.DataFrame:
+    return each(rows, 2 * rows["bytes"])
+
+
+def _chunked(rows: pd.DataFrame) -> pd.DataFrame:
+    pairs = zip(rows["memory"], rows["streams"].astype(int), strict=True)
+    names = [f"{memory}, {n} stream{'s' if n > 1 else ''}" for memory, n in pairs]
+    chunk = rows["chunk"].where(rows["chunk"] > 0, rows["bytes"])
+    return each(rows, rows["bytes"]).assign(impl=names, chunk=chunk)
+
+
+def _rows_gathered(rows: pd.DataFrame) -> pd.DataFrame:
+    return each(rows, rows["rows"] * rows["row_bytes"])
+
+
+def _per_launch(rows: pd.DataFrame) -> pd.DataFrame:
+    return each(rows, rows["launches"])
+
+
+def _queued(rows: pd.DataFrame) -> pd.DataFrame:
+    names = [f"{impl}, {mode}" for impl, mode in zip(rows["impl"], rows["mode"], strict=True)]
+    return each(rows, rows["launches"]).assign(impl=names)
+
+
+def _by_threads(rows: pd.DataFrame) -> pd.DataFrame:
+    # 0 stands for as many threads as there are processors: the fact says how many those were.
+    count = rows["fact.threads"] if "fact.threads" in rows.columns else rows["threads"]
+    rows = per_byte(rows).assign(threads=rows["threads"].where(rows["threads"] > 0, count))
+    return rows[rows["threads"] > 0]
+
+
+def _parameters(rows: pd.DataFrame) -> pd.DataFrame:
+    return each(rows, rows["parameters"])
 
 
 QUESTIONS: tuple[Question, ...] = (
@@ -141,5 +200,82 @@ QUESTIONS: tuple[Question, ...] = (
         "Eager: each operation reads and writes memory. Graph: the same kernels without the launches between them. "
         "Compile: one kernel. A flat line is a chain whose arithmetic is free.",
         unit="operations",
+    ),
+    Question(
+        "h2d", "offload.h2d", "Copies to the device: bandwidth against size", "Copies to the device", "bytes", "bytes",
+        "Bytes from the host to the device, by the kind of host memory. Small copies cost their latency; large ones "
+        "show the link: all of it from page-locked memory, less where the driver must stage ordinary pages or migrate "
+        "them.",
+        quantity=RATE, moving=("memory",), prepare=_copies, binary=True,
+    ),
+    Question(
+        "d2h", "offload.d2h", "Copies to the host: bandwidth against size", "Copies to the host", "bytes", "bytes",
+        "Bytes from the device to the host, by the kind of host memory.",
+        quantity=RATE, moving=("memory",), prepare=_copies, binary=True,
+    ),
+    Question(
+        "bidirectional", "offload.bidirectional", "Copies both ways at once: bandwidth against size",
+        "Copies both ways at once", "bytes", "bytes of each direction",
+        "The sum of both directions, which a link with a lane for each carries at once; each of them is in the records "
+        "(h2d_bytes_per_s, d2h_bytes_per_s).",
+        quantity=RATE, moving=("memory",), prepare=_both_ways, binary=True,
+    ),
+    Question(
+        "d2d", "offload.d2d", "Copies within the device: bandwidth against size", "Copies within the device", "bytes",
+        "bytes", "Bytes read and bytes written, per second.", quantity=RATE, prepare=_within, binary=True,
+    ),
+    Question(
+        "copy_chunks", "offload.h2d", "Copies to the device in pieces: bandwidth against the size of a piece",
+        "Copies in pieces", "chunk", "bytes of a piece",
+        "The same bytes in one copy after another, dealt to streams. Pieces cost a latency each, which further streams "
+        "hide in part.",
+        quantity=RATE, moving=("memory", "streams"), prepare=_chunked, binary=True,
+    ),
+    Question(
+        "gather", "offload.gather", "Gathering rows from the host: bandwidth against the bytes of a row",
+        "Gathering rows", "row_bytes", "bytes of a row",
+        "Copy: the CPU brings the rows together, then one copy. Zero-copy: a kernel of the device reads them over the "
+        "link. Host: the CPU's part alone. Short rows waste the rest of the lines that they lie in.",
+        quantity=RATE, prepare=_rows_gathered, binary=True,
+    ),
+    Question(
+        "pinned_alloc", "offload.pinned_alloc", "Page-locked buffers: time of an allocation against its size",
+        "Page-locking", "bytes", "bytes of a buffer",
+        "Every page must be made, cleared and locked, so that the time grows with the size: buffers are made once and "
+        "kept.",
+        binary=True,
+    ),
+    Question(
+        "adam", "offload.optimizer", "Adam: time of a parameter against their number", "Adam", "parameters",
+        "parameters",
+        "A step's time for each parameter. It rises where states no longer fit a cache, and is then the time that 28 "
+        "bytes take to memory and back.",
+        quantity=PER_PARAMETER, prepare=_parameters, unit="parameters",
+    ),
+    Question(
+        "stream", "host.stream", "STREAM: bandwidth of the host against the working set", "STREAM's loops", "bytes",
+        "bytes of all arrays",
+        "Every pass over the arrays counted. Sets that a cache holds are read faster than memory allows; the flat end "
+        "is main memory.",
+        quantity=RATE, prepare=per_byte, binary=True,
+    ),
+    Question(
+        "stream_threads", "host.stream", "STREAM: bandwidth of the host against threads", "STREAM by threads",
+        "threads", "threads",
+        "How many threads it takes to use what memory gives. A flat line is a memory that one thread fills.",
+        quantity=RATE, prepare=_by_threads, unit="threads",
+    ),
+    Question(
+        "launch_arguments", "launch.overhead", "Empty calls: time against arguments", "An empty call", "arguments",
+        "arguments",
+        "Time of one launch of something that does next to nothing. Python: the floor under the others. What rises "
+        "with the arguments is spent on unpacking and checking them.",
+        quantity=PER_LAUNCH, prepare=_per_launch, unit="arguments", log=False,
+    ),
+    Question(
+        "launch_row", "launch.overhead", "Launches in a row: time of one against their number", "Launches in a row",
+        "launches", "launches",
+        "Sync: each waited for. Async: all queued, then waited for. Graph: captured once and launched as one.",
+        quantity=PER_LAUNCH, moving=("mode",), prepare=_queued, unit="launches",
     ),
 )  # fmt: skip

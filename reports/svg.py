@@ -65,6 +65,19 @@ def si_tick(value: float, _position: object = None) -> str:
     return f"{value / 1e-9:g} n"
 
 
+def binary_tick(value: float, _position: object = None) -> str:
+    """A size in bytes by powers of 1024, as caches and blocks are: ``48 KiB``, ``1.5 MiB``."""
+    for power, prefix in ((3, "Gi"), (2, "Mi"), (1, "Ki")):
+        if abs(value) >= 1024**power * 0.9995:
+            return f"{value / 1024**power:.4g} {prefix}B"
+    return f"{value:.4g} B"
+
+
+def count_tick(value: float, _position: object = None) -> str:
+    """A number of things: ``4096``, from a hundred thousand on ``1.05 M``."""
+    return f"{value / 1e6:.3g} M" if abs(value) >= 1e5 else f"{value:g}"
+
+
 def percent_tick(value: float, _position: object = None) -> str:
     """A share as a percentage: ``2.5 %``."""
     return f"{value * 100:g} %"

@@ -357,3 +357,18 @@ def planned() -> Callable[..., list[PlannedCase]]:
 @pytest.fixture
 def fill() -> Callable[..., Iterator[Record]]:
     return fill_records
+
+
+@pytest.fixture
+def with_facts() -> Callable[..., Record]:
+    """A record of any operation with given time, facts and parameters."""
+
+    def make(  # noqa: PLR0917 - what a record is made of
+        op: str, impl: str, time_s: float, params: dict[str, Any], facts: dict[str, Any] | None = None,
+        regime: str = "hot", device: DeviceSpec = CPU, **how: Any,
+    ) -> Record:  # fmt: skip
+        record = measured(Case(op, impl, params, regime), device, time_s=time_s, **{"noise": 1e-6, **how})
+        assert record.measurement is not None
+        return replace(record, measurement=replace(record.measurement, facts=dict(facts or {})))
+
+    return make

@@ -14,6 +14,7 @@ from wattline.reports.data import ReportData
 from wattline.reports.html import render
 from wattline.reports.lines import Question, panels, stretches
 from wattline.reports.questions import QUESTIONS
+from wattline.workmodels import work_of
 
 PREFILL = {
     "batch": 1, "heads": 8, "kv_heads": 2, "head_dim": 64, "head_dim_v": 0, "causal": True, "window": 0,
@@ -155,6 +156,109 @@ def test_a_balanced_routing_is_the_start_of_the_skewed_ones(read: Read) -> None:
     assert [line.rows["skew"].tolist() for line in panel.lines] == [[0.0, 0.8, 1.6]] * 2
     found = next(f for f in comparisons.find(data) if f.kind == "moe_skew")
     assert "at skew 1.6 padded takes 3.6 times as long as grouped" in found.title
+
+
+COPY = {"bytes": 4096, "chunk": 0, "streams": 1, "memory": "pinned", "node": -1}
+SIZES = (4096, 2**16, 2**20, 2**24, 2**28)
+
+
+def copies(op: str, **ways: tuple[float, float]) -> list[tuple[Case, float]]:
+    """``ways``: latency in seconds and bytes per second of each kind of memory."""
+    return [
+        (Case(op, "torch", {**COPY, "bytes": size, "memory": kind}, "hot"), latency + size / rate)
+        for kind, (latency, rate) in ways.items() for size in SIZES
+    ]  # fmt: skip
+
+
+def test_kinds_of_memory_along_the_size_of_a_copy(read: Read) -> None:
+    # Zero-copy starts sooner, pinned goes twice as fast: they meet at 3 us x 2 x 25 GB/s = 150 kB.
+    ways = {"pinned": (8e-6, 5e10), "zero_copy": (5e-6, 2.5e10), "pageable": (2e-5, 1e10)}
+    data = read(copies("offload.h2d", **ways))
+    (panel,) = panels(question("h2d"), data)
+    assert [line.name for line in panel.lines] == ["pageable", "pinned", "zero_copy"]
+    found = next(f for f in comparisons.find(data) if f.kind == "h2d")
+    assert found.title.startswith("Copies to the device: zero_copy quickest up to 64 KiB, pinned from 1 MiB (even near")
+    assert found.title.endswith("at 256 MiB pageable takes 5.0 times as long as pinned.")
+    assert "(even near 14" in found.title
+    assert "pinned 99 times" in found.items[0], "4 KiB in 8.08 us, 507 MB/s, against 49.9 GB/s"
+    (figure,) = [f for f in comparisons.figures(data) if f.id == "h2d"]
+    assert figure.panels[0].count("<a href") == 15
+    assert "4 KiB" in figure.panels[0]
+    assert "hot" in figure.caption
+    assert "node" not in figure.caption
+
+
+def test_both_ways_and_within_the_device_count_twice(read: Read) -> None:
+    within = [(Case("offload.d2d", "torch", {"bytes": n, "chunk": 0, "streams": 1}, "hot"), n / 1e12) for n in SIZES]
+    data = read([*copies("offload.bidirectional", pinned=(0.0, 4e10)), *within])
+    for name, rate in (("bidirectional", 8e10), ("d2d", 2e12)):
+        asked = question(name)
+        (panel,) = panels(asked, data)
+        assert asked.quantity.of(panel.lines[0].rows).tolist() == pytest.approx([rate] * len(SIZES), rel=1e-3)
+
+
+def test_pieces_of_a_copy_by_streams(read: Read) -> None:
+    times = {(2**16, 1): 0.03, (2**20, 1): 0.01, (2**16, 4): 0.012, (2**20, 4): 0.0101, (0, 1): 0.006}
+    cases = [
+        (Case("offload.h2d", "torch", {**COPY, "bytes": 2**28, "chunk": chunk, "streams": n}, "hot"), time_s)
+        for (chunk, n), time_s in times.items()
+    ]  # fmt: skip
+    (panel,) = panels(question("copy_chunks"), read(cases))
+    assert [(line.name, line.rows["chunk"].tolist()) for line in panel.lines] == [
+        ("pinned, 1 stream", [2**16, 2**20, 2**28]), ("pinned, 4 streams", [2**16, 2**20]),
+    ]  # fmt: skip
+
+
+def test_stream_counts_every_pass(read: Read) -> None:
+    def loop(impl: str, size: int, rate: float, threads: int = 0) -> tuple[Case, float]:
+        params = {"kernel": "triad", "bytes": size, "dtype": "fp64", "threads": threads, "node": -1, "cpu_node": -1}
+        traffic = float(work_of("host.stream", params).details["traffic_bytes"])
+        return Case("host.stream", impl, params, "hot"), traffic / rate
+
+    set_ = 192 * 2**20
+    data = read([
+        loop("numba", 3 * 2**16, 1e11), loop("numba", set_, 2e10), loop("torch", set_, 1e10),
+        loop("numba", set_, 1.5e10, 1), loop("numba", set_, 2e10, 2),
+    ])  # fmt: skip
+    asked = question("stream")
+    (panel,) = panels(asked, data)
+    assert asked.quantity.of(panel.lines[0].rows).tolist() == pytest.approx([1e11, 2e10], rel=1e-3)
+    found = next(f for f in comparisons.find(data) if f.kind == "stream")
+    assert "at 192 MiB torch takes 2.0 times as long as numba" in found.title
+    (panel,) = panels(question("stream_threads"), data)
+    assert [line.rows["threads"].tolist() for line in panel.lines] == [[1, 2]], "0 is no number of threads"
+
+
+def test_launches_count_one_by_one(read: Read) -> None:
+    def launched(mode: str, count: int, each: float) -> tuple[Case, float]:
+        params = {"mode": mode, "launches": count, "arguments": 1}
+        return Case("launch.overhead", "torch", params, "eager"), count * each
+
+    data = read([
+        launched("graph", 10, 4e-6), launched("graph", 1000, 1e-6), launched("async", 1000, 3e-6),
+        launched("sync", 1000, 9e-6),
+    ])  # fmt: skip
+    found = next(f for f in comparisons.find(data) if f.kind == "launch_row")
+    assert found.title == (
+        "Launches in a row: torch, graph quickest throughout; at 1000 launches torch, sync takes 9.0 times as long as "
+        "torch, graph."
+    )
+    (panel,) = panels(question("launch_row"), data)
+    asked = question("launch_row")
+    assert asked.quantity.of(panel.lines[1].rows).tolist() == pytest.approx([4e-6, 1e-6], rel=1e-3)
+
+
+def test_what_runs_in_part_is_not_called_unsupported(
+    run_of: Callable[..., Path], make_record: Callable[..., Any], make_unmeasured: Callable[..., Any]
+) -> None:
+    calls = [
+        Case("launch.overhead", "torch", {"mode": "sync", "launches": 1000, "arguments": n}, "eager") for n in (0, 4)
+    ]
+    graph = Case("launch.overhead", "torch", {"mode": "graph", "launches": 1000, "arguments": 0}, "eager")
+    records = [make_record(case, time_s=1e-3) for case in calls]
+    records.append(make_unmeasured(graph, "unsupported", "no_graphs", "graphs are captured on CUDA only"))
+    figures = comparisons.figures(ReportData.read(run_of(records)))
+    assert figures[0].caption.endswith("Unsupported here: torch in part, because graphs are captured on CUDA only.")
 
 
 @pytest.mark.parametrize("q", QUESTIONS, ids=lambda q: q.id)

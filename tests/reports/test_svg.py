@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from wattline.reports.svg import INK, SERIES, Panel, log_ticks, si_tick
+from wattline.reports.svg import INK, SERIES, Panel, binary_tick, count_tick, log_ticks, si_tick
 
 
 def drawn(name: str = "p", text: str = "title") -> str:
@@ -94,3 +94,9 @@ def test_logarithmic_ticks_are_never_too_few(low: float, high: float, expected: 
 def test_logarithmic_ticks_are_never_too_many() -> None:
     assert len(log_ticks(1e-9, 1e9, most=6)) <= 6
     assert log_ticks(1, 4096, 2, most=5) == [1, 8, 64, 512, 4096]
+
+
+def test_sizes_in_bytes_are_told_by_powers_of_1024() -> None:
+    told = [binary_tick(v) for v in (512, 1024, 49152, 1.5 * 1024**2, 4 * 1024**3)]
+    assert told == ["512 B", "1 KiB", "48 KiB", "1.5 MiB", "4 GiB"]
+    assert [count_tick(v) for v in (0, 16, 4096, 2**23)] == ["0", "16", "4096", "8.39 M"]
