@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from wattline.reports import svg
 from wattline.reports.blocks import Figure, absent, natural_size
-from wattline.reports.data import ReportData
+from wattline.reports.data import SILENT, ReportData
 from wattline.reports.findings import Finding, percent, times
 from wattline.reports.lines import (
     LinePanel,
@@ -101,7 +101,7 @@ def words(given: dict[str, Any]) -> str:
     """Conditions for people: ``fp32, cold, heads 14``; what is absent or a default that says nothing is left out."""
     parts = []
     for name, value in given.items():
-        if pd.isna(value) or (name in _SILENT and value in _SILENT[name]):
+        if pd.isna(value) or value in SILENT.get(name, ()):
             continue
         if name in _SIZES:
             parts.append(f"{svg.binary_tick(float(value))}{_SIZES[name]}")
@@ -117,15 +117,6 @@ def words(given: dict[str, Any]) -> str:
 
 _SIZES = {"bytes": "", "row_bytes": " a row", "block_bytes": " a block"}
 """Conditions in bytes, and what follows them in a title."""
-
-_SILENT: dict[str, tuple[Any, ...]] = {
-    "data": ("uniform",), "batch": (1,), "tokens before": (0,), "window": (0,), "sink": (0,), "keep": (0,),
-    "clusters": (0,), "budget": (0,), "prefix": (0,), "head_dim_v": (0,), "taps": (0,), "kept": (1.0,), "ep": (1,),
-    "tp": (1,), "routing_seed": (0,), "skew": (0.0,), "ending": ("none",), "decay": (1.0,), "ragged": (0, 0.0),
-    "node": (-1,), "cpu_node": (-1,), "threads": (0,), "chunk": (0,), "path": ("default",), "fio": (False,),
-    "offset": (0,), "count": (1,), "streams": (1,), "pages": ("small",), "span": (0,),
-}  # fmt: skip
-"""Values that mean "not used" and say nothing in a title."""
 
 
 def find(data: ReportData) -> list[Finding]:

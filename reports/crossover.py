@@ -77,7 +77,8 @@ def crossover(
     if not breaks:
         a_wins = bool(signed) and lead[signed[0]] < 0
         return Crossover("a_wins" if a_wins else "b_wins", None, "a" if a_wins else "b")
-    i, j = min(breaks, key=lambda pair: _misfit(lead, pair[0]))
+    # Rounded: the same times the other way round must find the same crossing, the first of equals.
+    i, j = min(breaks, key=lambda pair: round(_misfit(lead, pair[0]), 9))
     share = lead[i] / (lead[i] - lead[j])
     crossing = math.exp(math.log(at[i]) + share * (math.log(at[j]) - math.log(at[i])))
     below = [at[p] for p in range(i + 1) if told[p] and lead[p] * lead[i] > 0]

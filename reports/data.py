@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 PARAMS_FIRST = ("m", "n", "k")
 """Parameters that lead a row of the table when they are there."""
+SILENT: Mapping[str, tuple[Any, ...]] = {
+    "data": ("uniform",), "batch": (1,), "tokens before": (0,), "window": (0,), "sink": (0,), "keep": (0,),
+    "clusters": (0,), "budget": (0,), "prefix": (0,), "head_dim_v": (0,), "taps": (0,), "kept": (1.0,), "ep": (1,),
+    "tp": (1,), "routing_seed": (0,), "skew": (0.0,), "ending": ("none",), "decay": (1.0,), "page_size": (0,),
+    "splits": (0,), "length_seed": (0,), "lengths": ("equal",), "kv_dtype": ("same",), "direction": ("forward",),
+    "pattern_seed": (0,), "block_fill": (1.0,), "stride": (1,), "dilation": (1,), "padding": (0,),
+    "groups": (0, 1), "ragged": (0,), "node": (-1,), "cpu_node": (-1,), "threads": (0,), "chunk": (0,),
+    "path": ("default",), "fio": (False,), "offset": (0,), "count": (1,), "streams": (1,), "pages": ("small",),
+    "span": (0,),
+}  # fmt: skip
+"""Values of parameters that mean "not used" or "as usual", and say nothing in a title."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,8 @@ def shape_text(record: Record) -> str:
     if all(name in p for name in PARAMS_FIRST):
         text = " x ".join(str(p[name]) for name in PARAMS_FIRST)
         return text if p.get("batch", 1) == 1 else f"{p['batch']} of {text}"
-    return " ".join(f"{k}={v}" for k, v in p.items() if k != "dtype")
+    told = [f"{k}={v}" for k, v in p.items() if k != "dtype" and v not in SILENT.get(k, ())]
+    return " ".join(told) or "as it comes"
 
 
 def shape_params(frame: pd.DataFrame, names: Sequence[str] = PARAMS_FIRST) -> bool:

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wattline.errors import ParamError
@@ -73,6 +73,7 @@ def test_what_has_no_crossing_is_refused(x: list[float], a: list[float], b: list
 TIMES = st.floats(1e-6, 1.0)
 
 
+@example([(1.0, 0.5), (0.5, 1.0), (0.75, 0.5), (0.5625, 0.5), (0.5, 1.0), (1.0, 0.5)])
 @given(st.lists(st.tuples(TIMES, TIMES), min_size=2, max_size=12))
 def test_swapping_the_two_swaps_the_answer(pairs: list[tuple[float, float]]) -> None:
     x = [2.0**i for i in range(len(pairs))]
