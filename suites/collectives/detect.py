@@ -1,9 +1,12 @@
 """Finding who is slow: a rank or a link whose times stay above those of the others.
 
 Ranks: per iteration each one's own work is divided by the median of the others', so that what slows all of them (a
-longer iteration) cancels out. Its median over a window of iterations is what counts: fewer than half of them may be
-anything. Links: a message waits for whoever is late, on either side, so that noise only ever adds; the second shortest
-of a link's times over the window is compared with that of the others.
+longer iteration) cancels out. A rank that is slow is so nearly always, one that now and then waits for a core is not:
+over a window of iterations both the median and the lower quarter of the ratios must be high. Links: a message waits for
+whoever is late, on either side, so that noise only ever adds, and on a busy machine it comes in steps (a process that
+was put to sleep, one that lost its core). The second shortest of a link's times over the window is therefore compared
+with what the others *usually* take: of two links that are alike, by chance the best of one may be several times the
+best of the other, but not several times its median. What is found must hold for two iterations in a row.
 
 The idea is that of C4 (Dong et al., "Enhancing large-scale AI training efficiency: the C4 solution for real-time
 anomaly detection and communication optimization", HPCA 2025) and of the per-rank heat maps of MegaScale (Jiang et
@@ -18,9 +21,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 WINDOW = 17
-"""Iterations that are looked at; slowness is found after more than half of them."""
-SLOW_RANK, SLOW_LINK = 1.4, 3.0
+"""Iterations that are looked at."""
+IN_A_ROW = 2
+"""Iterations that must agree; with the window, slowness from the start on is found after 18."""
+SLOW_RANK, SLOW_LINK = 1.4, 6.0
 """Ratios to the others from which a rank or a link is called slow: links are timed over microseconds."""
+STEADY = 1.3
+"""Ratio of a slow rank that all but :data:`_EXCEPT` iterations of the window must reach."""
+_EXCEPT = WINDOW // 4
 LEAST_S = 20e-6
 """Seconds per iteration below which a difference does not matter."""
 
@@ -32,7 +40,8 @@ class Alarm:
     Attributes:
         number: of the rank, or of the rank that a link ends at.
         iteration: at which it was found, from 1.
-        factor: its median ratio to the others, over the window.
+        factor: over the window, its median ratio to the others; of a link, its second shortest time over the median of
+            the others.
     """
 
     number: int
@@ -45,7 +54,7 @@ class Finder:
 
     Args:
         threshold: ratio from which one is slow.
-        links: compare the shortest times over the window, not each iteration.
+        links: compare times over the window, not within each iteration.
         window: iterations looked at.
         least_s: seconds that a difference must come to.
     """
@@ -57,6 +66,8 @@ class Finder:
         self._seen = 0
         self._recent: deque[Sequence[float]] = deque(maxlen=window)
         self._found: set[int] = set()
+        self._held: dict[int, int] = {}  # iterations in a row that it is slow, and that it is not
+        self._quiet: dict[int, int] = {}
 
     def add(self, times_s: Sequence[float]) -> list[Alarm]:
         """One iteration, a time of each; returns those that were not slow before."""
@@ -67,33 +78,37 @@ class Finder:
         raised = []
         for number, (factor, excess_s) in enumerate(self._judged()):
             slow = factor >= self._threshold and excess_s >= self._least_s
-            if slow and number not in self._found:
+            self._held[number] = self._held.get(number, 0) + 1 if slow else 0
+            if self._held[number] >= IN_A_ROW and number not in self._found:
                 raised.append(Alarm(number, self._seen, factor))
                 self._found.add(number)
-            elif factor < (1.0 + self._threshold) / 2:  # well below, so that one near the threshold is told once
+            # One that is near the threshold, or once in a while looks like the others, is told once.
+            self._quiet[number] = self._quiet.get(number, 0) + 1 if factor < (1.0 + self._threshold) / 2 else 0
+            if self._quiet[number] >= self._window:
                 self._found.discard(number)
         return raised
 
     def _judged(self) -> list[tuple[float, float]]:
         """Ratio to the others and seconds above them, of each, over the window."""
         if self._links:
-            low = [sorted(column)[1] for column in zip(*self._recent, strict=True)]
-            return _against_others(low)
-        judged = [_against_others(row) for row in self._recent]
-        return [
-            (statistics.median(ratio for ratio, _ in column), statistics.median(excess for _, excess in column))
-            for column in zip(*judged, strict=True)
-        ]
+            columns = [sorted(column) for column in zip(*self._recent, strict=True)]
+            usual = [statistics.median(column) for column in columns]
+            return [_against(column[1], usual, number) for number, column in enumerate(columns)]
+        judged = [[_against(time_s, row, number) for number, time_s in enumerate(row)] for row in self._recent]
+        found = []
+        for column in zip(*judged, strict=True):
+            ratios = sorted(ratio for ratio, _ in column)
+            steady = ratios[min(_EXCEPT, len(ratios) - 1)] >= STEADY
+            excess_s = statistics.median(excess for _, excess in column)
+            found.append((statistics.median(ratios), excess_s if steady else 0.0))
+        return found
 
 
-def _against_others(times_s: Sequence[float]) -> list[tuple[float, float]]:
-    """Ratio to, and seconds above, the median of the others."""
-    found = []
-    for number, time_s in enumerate(times_s):
-        others = [t for i, t in enumerate(times_s) if i != number]
-        usual = statistics.median(others) if others else time_s
-        found.append((time_s / max(usual, 1e-12), time_s - usual))
-    return found
+def _against(time_s: float, all_s: Sequence[float], number: int) -> tuple[float, float]:
+    """Ratio to, and seconds above, the median of all but one."""
+    others = [t for i, t in enumerate(all_s) if i != number]
+    usual = statistics.median(others) if others else time_s
+    return time_s / max(usual, 1e-12), time_s - usual
 
 
 def find_slow(rows: Iterable[Sequence[float]], *, links: bool = False) -> list[Alarm]:

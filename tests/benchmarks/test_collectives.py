@@ -1,6 +1,7 @@
-"""The loop over collectives against a bare loop over torch.distributed, on the same group in the same processes.
+"""The loop over collectives against a bare loop over torch.distributed, on the same group in the same processes; and
+how often those who are not slow are called so.
 
-Run with ``pytest tests/benchmarks/test_collectives.py --benchmark-only``; the ratio stands in the row's extra info.
+Run with ``pytest tests/benchmarks/test_collectives.py --benchmark-only -s``; the figures stand in the row's extra info.
 """
 
 from __future__ import annotations
@@ -12,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from wattline.case import Case
+from wattline.run import PlannedCase, Run
+from wattline.suites.collectives.launch import Launch
+from wattline.suites.collectives.world import Place
+from wattline.suites.plan import Plan
+from wattline.suites.registry import get
+from wattline.suites.runner import run_bench
+from wattline.suites.settings import MeasureSettings
 
 pytest.importorskip("torch")
 RANKS_IN_TURN = '''
@@ -69,3 +79,40 @@ def test_all_reduce_against_a_bare_loop(benchmark: Any, tmp_path: Path, count: i
     benchmark.extra_info["ours_over_bare"] = ratio
     print(f"\nall-reduce of {count * 4} bytes: our loop takes {ratio:.4f} times the bare one")
     assert ratio < 1.03
+
+
+CLEAN = 1000
+"""Iterations in which nobody may be called slow."""
+SLOWED: tuple[dict[str, Any], ...] = (
+    {}, {"inject": "sleep", "factor": 3.0}, {"inject": "load", "factor": 3.0}, {"inject": "link", "factor": 10.0},
+)  # fmt: skip
+
+
+def test_stragglers_are_found_and_nobody_else(benchmark: Any, tmp_path: Path) -> None:
+    # Ranks that must share their cores with others may be called slow: run it on a machine that is not overloaded.
+    whole = get("collectives.stragglers").workload.params
+    fixed = {"world_size": 2, "backend": "gloo", "bytes": 65536, "work": 192, "victim": 1}
+    cases = [Case("collectives.stragglers", "torch", whole.parse({**fixed, **slowed}), "hot") for slowed in SLOWED]
+    settings = MeasureSettings(
+        iterations=CLEAN, warmup_iterations=2, time_limit_s=60.0, min_time_s=0.05, deadline_s=120.0
+    )
+    plan = Plan("stragglers", tuple(map(PlannedCase, cases)), (), settings, None, 0, {}, 1.0, 1.0, ranks=2)
+
+    def measure() -> None:
+        run_bench(plan, tmp_path / "run", device="cpu", launch=Launch(2, Place(), "cpu", 60.0))
+
+    benchmark.pedantic(measure, rounds=1, iterations=1)
+    for record in Run(tmp_path / "run").records():
+        assert record.measurement is not None, record.reason
+        facts, injected = record.measurement.facts, str(record.case.params["inject"])
+        if injected == "none":
+            alarms = facts["other_alarms"]
+            benchmark.extra_info["false_alarms"] = alarms
+            print(f"\n{alarms} false alarms in {facts['iterations_watched']} clean iterations")
+            assert facts["iterations_watched"] >= CLEAN
+            assert alarms == 0, (facts["slow_ranks"], facts["slow_links"])
+        else:
+            benchmark.extra_info[f"{injected}_found_after"] = facts["found_after"]
+            print(f"{injected}: found after {facts['found_after']} iterations; {facts['other_alarms']} other alarms")
+            assert facts["found_after"] is not None
+            assert facts["found_after"] <= 20

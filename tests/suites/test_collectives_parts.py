@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattline.suites.collectives import codecs, compressed, matrix, moe, overlap, strided
-from wattline.suites.collectives.detect import SLOW_LINK, SLOW_RANK, WINDOW, find_slow
+from wattline.suites.collectives.detect import IN_A_ROW, SLOW_LINK, SLOW_RANK, WINDOW, find_slow
 from wattline.suites.collectives.stragglers import verdict_of
 from wattline.work import Work
 from wattline.workmodels import work_of
@@ -40,14 +40,35 @@ def test_no_false_alarm_in_a_thousand_clean_iterations(ranks: int) -> None:
 def test_links_are_judged_by_their_good_iterations(ranks: int) -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        # Half of all messages wait for a rank that is late, up to fifty times as long as the link takes.
-        waits = np.where(rng.random((1000, ranks)) < 0.5, rng.exponential(1e-3, (1000, ranks)), 0.0)
+        # Many messages wait for a rank that is late, up to fifty times as long as the link takes.
+        waits = np.where(rng.random((1000, ranks)) < 0.3, rng.exponential(1e-3, (1000, ranks)), 0.0)
         times = 1e-4 * np.exp(rng.normal(0, 0.1, (1000, ranks))) + waits
         assert find_slow(times.tolist(), links=True) == []
-        times[500:, 1] += 4e-4
+        times[500:, 1] += 9e-4
         (alarm,) = find_slow(times.tolist(), links=True)
         assert alarm.number == 1
         assert 500 < alarm.iteration <= 520
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_links_of_a_machine_whose_cores_are_shared(ranks: int) -> None:
+    # What two ranks on two cores with a load of five showed: messages come at once, after the receiver was put to sleep
+    # and woken, or after somebody else had the core; and each of these holds for some iterations.
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        steps = np.array([1.2e-4, 3.3e-4, 3.5e-3])
+        state = np.zeros((1000, ranks), int)
+        for i in range(1, 1000):
+            moved = rng.random(ranks) < 0.6
+            state[i] = np.where(moved, rng.choice(3, ranks, p=[0.45, 0.4, 0.15]), state[i - 1])
+        times = steps[state] * np.exp(rng.normal(0, 0.2, state.shape))
+        assert find_slow(times.tolist(), links=True) == []
+
+
+def test_a_rank_that_waits_for_a_core_now_and_then_is_not_slow() -> None:
+    times = np.full((1000, 2), 1e-3)
+    times[:, 1] *= np.where(np.arange(1000) % 17 < 10, 2.0, 1.0)  # more than half of the time
+    assert find_slow(times.tolist()) == []
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])
@@ -67,21 +88,26 @@ def test_one_that_recovers_can_be_found_again_and_small_differences_do_not_matte
     times[120:160, 2] *= 2
     found = find_slow(times.tolist())
     assert [alarm.number for alarm in found] == [2, 2]
-    # More than half of a window, after which the median is the slow one's.
-    assert [alarm.iteration for alarm in found] == [20 + WINDOW // 2 + 1, 120 + WINDOW // 2 + 1]
+    # Three quarters of a window must be slow, and one more iteration confirms it.
+    after = WINDOW - WINDOW // 4 + IN_A_ROW - 1
+    assert [alarm.iteration for alarm in found] == [20 + after, 120 + after]
     assert found[0].factor == pytest.approx(2.0)
     assert find_slow((times * 1e-2).tolist()) == []  # 10 microseconds
+
+
+FIRST = WINDOW + IN_A_ROW - 1
 
 
 def test_the_facts_of_a_case() -> None:
     fast, slow = [1e-3, 1e-3, 1e-3], [1e-3, 4e-3, 1e-3]
     facts = verdict_of([slow] * 30, [fast] * 30, "sleep", 1)
-    assert facts["slow_ranks"] == [[1, WINDOW, pytest.approx(4.0)]]
-    assert (facts["found_after"], facts["other_alarms"], facts["slow_links"]) == (WINDOW, 0, [])
+    assert facts["slow_ranks"] == [[1, FIRST, pytest.approx(4.0)]]
+    assert (facts["found_after"], facts["other_alarms"], facts["slow_links"]) == (FIRST, 0, [])
     # The link from 0 ends at rank 1.
-    facts = verdict_of([fast] * 30, [slow] * 30, "link", 0)
-    assert facts["slow_links"] == [[0, 1, WINDOW, pytest.approx(4.0)]]
-    assert (facts["found_after"], facts["other_alarms"]) == (WINDOW, 0)
+    late = [1e-3, 8e-3, 1e-3]
+    facts = verdict_of([fast] * 30, [late] * 30, "link", 0)
+    assert facts["slow_links"] == [[0, 1, FIRST, pytest.approx(8.0)]]
+    assert (facts["found_after"], facts["other_alarms"]) == (FIRST, 0)
     facts = verdict_of([slow] * 30, [fast] * 30, "none", 0)
     assert "found_after" not in facts
     assert facts["other_alarms"] == 1
