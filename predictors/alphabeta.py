@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wattline.errors import DataError
+from wattline.predictors.lines import FEWEST, Pieces, inverse, line, pieces_of
 from wattline.workmodels.collectives import COLLECTIVES, busbw_factor, rounds
 
 if TYPE_CHECKING:
@@ -25,16 +25,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Numbers = Sequence[float] | Array
 
-MOST_SEGMENTS = 3
-FEWEST = 3
-"""Distinct sizes of a segment: two make any line fit."""
-EVIDENCE = 6.0
-"""By so much the information criterion must fall for one more segment (Kass and Raftery, "Bayes factors", JASA 90,
-1995: "strong")."""
 COVERAGE = 0.9
 DRAWS = 200
-_RESOLUTION = 1e-4  # relative error below which nothing is told apart
-_ROBUST, _PASSES = 1.345, 8  # Huber's constant (95 % efficient for a normal error); passes of reweighting
 
 ROUNDS: Mapping[str, Callable[[Any], Any]] = {
     "log": lambda n: np.maximum(rounds(n), 1.0),
@@ -192,31 +184,12 @@ def fit_alpha_beta(
     order = np.lexsort((n, s))
     s, n, t = s[order], n[order], t[order]
     assumed = len(np.unique(n)) == 1
-    found = [_segmented(name, s, n, t, growth) for growth in (("log",) if assumed else ROUNDS)]
-    best = min(found, key=lambda each: each.criterion)
+    found = {g: pieces_of(_columns(name, s, n, g), s, t) for g in (("log",) if assumed else ROUNDS)}
+    growth, best = min(found.items(), key=lambda item: item[1].criterion)
     residuals = t / best.fitted - 1.0
-    segments = _with_intervals(_columns(name, s, n, best.growth), s, best, residuals, seed)
+    segments = _with_intervals(_columns(name, s, n, growth), s, best, residuals, seed)
     held = _held_out(name, s, n, t, seed) if judged else ()
-    return AlphaBeta(name, segments, best.growth, assumed, s, n, t, residuals, held)
-
-
-@dataclass(frozen=True)
-class _Split:
-    """A division of the points into segments.
-
-    Attributes:
-        edges: indices of points, ``begin .. end`` of each segment.
-        weights: alpha and beta of each.
-        fitted: seconds of every point.
-        criterion: the information criterion; less is better.
-        growth: of latency with the ranks.
-    """
-
-    edges: tuple[tuple[int, int], ...]
-    weights: tuple[Array, ...]
-    fitted: Array
-    criterion: float
-    growth: str
+    return AlphaBeta(name, segments, growth, assumed, s, n, t, residuals, held)
 
 
 def _columns(name: str, s: Array, n: Array, growth: str) -> Array:
@@ -225,85 +198,7 @@ def _columns(name: str, s: Array, n: Array, growth: str) -> Array:
     return np.stack([np.asarray(ROUNDS[growth](n), np.float64), factor * s], axis=-1)
 
 
-def _line(x: Array, t: Array) -> Array:
-    """Alpha and beta, neither below zero, by robust least squares of relative errors."""
-    trust = np.ones_like(t)
-    fitted = t
-    weights = np.zeros(2)
-    for _ in range(_PASSES):
-        weights = _least_squares(x, t, trust / fitted**2)
-        fitted = np.maximum(x @ weights, 1e-15)
-        r = np.abs(t / fitted - 1.0)
-        scale = max(float(np.median(r)) / 0.6745, _RESOLUTION)
-        trust = np.minimum(1.0, _ROBUST * scale / np.maximum(r, 1e-300))
-    return weights
-
-
-def _least_squares(x: Array, t: Array, weight: Array) -> Array:
-    """Two non-negative coefficients: of the solution and those on the borders, the allowed one with the least error."""
-    a, b = x[:, 0], x[:, 1]
-    aa, ab, bb = (weight * a * a).sum(), (weight * a * b).sum(), (weight * b * b).sum()
-    at, bt = (weight * a * t).sum(), (weight * b * t).sum()
-    determinant = aa * bb - ab * ab
-    if determinant > 1e-12 * aa * bb:
-        both = np.array([at * bb - bt * ab, aa * bt - ab * at]) / determinant
-        if (both >= 0).all():
-            found: Array = both
-            return found
-    borders = [np.array([at / aa, 0.0])]
-    if bb > 0:
-        borders.append(np.array([0.0, bt / bb]))
-    return min(borders, key=lambda w: float((weight * (x @ w - t) ** 2).sum()))
-
-
-def _segmented(name: str, s: Array, n: Array, t: Array, growth: str) -> _Split:
-    """The division that explains best for its number of parameters (Schwarz's criterion, errors as of Laplace)."""
-    x = _columns(name, s, n, growth)
-    starts = np.flatnonzero(np.r_[True, np.diff(s) > 0])  # the first point of each size
-    edges = [*starts.tolist(), len(s)]
-    sizes = len(starts)
-    memo: dict[tuple[int, int], tuple[Array, float]] = {}
-
-    def piece(i: int, j: int) -> tuple[Array, float]:
-        if (i, j) not in memo:
-            rows = slice(edges[i], edges[j])
-            weights = _line(x[rows], t[rows])
-            memo[i, j] = weights, float(np.abs(t[rows] / np.maximum(x[rows] @ weights, 1e-15) - 1.0).sum())
-        return memo[i, j]
-
-    best: _Split | None = None
-    # tables[k][j]: least error of the first j sizes in k + 1 segments, and where the last one begins.
-    tables: list[dict[int, tuple[float, int]]] = [
-        {j: (piece(0, j)[1], 0) for j in range(min(FEWEST, sizes), sizes + 1)}
-    ]
-    for count in range(1, MOST_SEGMENTS + 1):
-        if count > 1:
-            row = {}
-            for j in range(count * FEWEST, sizes + 1):
-                found = [
-                    (tables[-1][i][0] + piece(i, j)[1], i) for i in range((count - 1) * FEWEST, j - FEWEST + 1)
-                ]
-                row[j] = min(found)
-            tables.append(row)
-        if sizes not in tables[-1]:
-            break
-        error = tables[-1][sizes][0]
-        criterion = 2 * len(t) * np.log(max(error / len(t), _RESOLUTION)) + (3 * count - 1) * np.log(len(t))
-        if best is None or criterion < best.criterion - EVIDENCE:
-            cuts, j = [sizes], sizes
-            for k in range(count - 1, -1, -1):
-                j = tables[k][j][1]
-                cuts.insert(0, j)
-            spans = list(pairwise(cuts))
-            weights = tuple(piece(i, j)[0] for i, j in spans)
-            points = tuple((edges[i], edges[j]) for i, j in spans)
-            fitted = np.concatenate([x[lo:hi] @ w for (lo, hi), w in zip(points, weights, strict=True)])
-            best = _Split(points, weights, np.maximum(fitted, 1e-15), float(criterion), growth)
-    assert best is not None  # one segment always is
-    return best
-
-
-def _with_intervals(x: Array, s: Array, split: _Split, residuals: Array, seed: int) -> tuple[Segment, ...]:
+def _with_intervals(x: Array, s: Array, split: Pieces, residuals: Array, seed: int) -> tuple[Segment, ...]:
     """The segments with intervals from resampled relative residuals (Efron and Tibshirani, 1993, chapter 9)."""
     rng = np.random.default_rng(seed)
     # Residuals of a fit are smaller than errors, by the parameters that it spent.
@@ -315,7 +210,7 @@ def _with_intervals(x: Array, s: Array, split: _Split, residuals: Array, seed: i
         draws = np.empty((DRAWS, 2))
         for i in range(DRAWS):
             made = split.fitted[lo:hi] * np.exp(rng.choice(centred, hi - lo))
-            draws[i] = _line(x[lo:hi], made)
+            draws[i] = line(x[lo:hi], made)
         ends = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
         alpha, beta = weights
         segments.append(
@@ -323,16 +218,12 @@ def _with_intervals(x: Array, s: Array, split: _Split, residuals: Array, seed: i
                 float(s[lo]), float(s[hi - 1]),
                 Estimate(float(alpha), min(float(ends[0, 0]), float(alpha)), max(float(ends[1, 0]), float(alpha))),
                 Estimate(
-                    _inverse(beta), min(_inverse(ends[1, 1]), _inverse(beta)), max(_inverse(ends[0, 1]), _inverse(beta))
+                    inverse(beta), min(inverse(ends[1, 1]), inverse(beta)), max(inverse(ends[0, 1]), inverse(beta))
                 ),
                 draws,
             )
         )  # fmt: skip
     return tuple(segments)
-
-
-def _inverse(value: float) -> float:
-    return 1.0 / float(value) if value > 0 else float("inf")
 
 
 def _held_out(name: str, s: Array, n: Array, t: Array, seed: int) -> tuple[HeldOut, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from wattline.predictors.base import Base, Curve, launch_floor
 from wattline.predictors.families import family_of
 from wattline.predictors.model import BOUNDS
-from wattline.predictors.physics import Machine, many
+from wattline.predictors.physics import Machine, Terms, many
 from wattline.predictors.rows import Encoder
 from wattline.predictors.table import Block, Words
 
@@ -27,7 +27,7 @@ SPREAD = 0.7
 
 @dataclass
 class Analytical:
-    """Figures of rows without a learned model: arrays ``(n,)``, or floats."""
+    """Figures of rows without a learned model: arrays ``(n,)``, or floats; and the terms of the bound."""
 
     time: Any
     lo: Any
@@ -36,6 +36,7 @@ class Analytical:
     by: Any
     alpha: Any
     busy: Any
+    terms: Terms
 
 
 def work_out(words: Words, numbers: Mapping[str, Any], machine: Machine, coverage: float, n: int) -> Analytical:
@@ -51,7 +52,7 @@ def work_out(words: Words, numbers: Mapping[str, Any], machine: Machine, coverag
     time = np.maximum(np.broadcast_to(np.asarray(physics.base, np.float64), n) * TYPICAL, bound)
     half = SPREAD * normal_quantile(0.5 + coverage / 2)
     busy = np.broadcast_to(np.asarray(physics.busy, np.float64), n)
-    return Analytical(time, np.maximum(time * np.exp(-half), bound), time * np.exp(half), bound, by, floor, busy)
+    return Analytical(time, np.maximum(time * np.exp(-half), bound), time * np.exp(half), bound, by, floor, busy, t)
 
 
 def fill(out: dict[str, NDArray[Any]], block: Block, machine: Machine, coverage: float) -> None:

@@ -55,7 +55,7 @@ class Machine:
         spec: the device.
         rates: FLOP/s by rate format, filled on demand.
         bandwidth: main memory, bytes/s, or 0 where unknown.
-        link: bytes/s one way between peers; of a device without one, its PCIe.
+        base_link: bytes/s one way between peers; of a device without a known one, its PCIe, or a stand-in.
         units: cores or multiprocessors over which tiles are spread; 1 on a CPU, whose scheduling is not tiled so.
     """
 
@@ -64,8 +64,7 @@ class Machine:
         self.rates: dict[str, float] = {}
         self.bandwidth = spec.bandwidth or 0.0
         self.cache = spec.l2_bytes or 0.0
-        self.link = spec.link_bandwidth or 0.0
-        self.base_link = self.link or spec.pcie_bandwidth or 1e9
+        self.base_link = spec.link_speed("fabric") or spec.pcie_bandwidth or 1e9
         self.tiled = spec.kind != "cpu"
         self.units = float(spec.sm_count or 1) if self.tiled else 1.0
 
@@ -89,7 +88,9 @@ class Terms:
         bound_memory: the part of ``memory`` that the bound counts.
         moved: compulsory bytes.
         rounds: message rounds of a collective.
-        bound_link: the part of ``link`` that the bound counts: 0 where the speed of the link is not known.
+        bound_link: the part of ``link`` that the bound counts: over links whose speed is known, by the datasheet or
+            by a fit to measured transfers.
+        link_bytes: bytes by link.
         details: figures of the work model that explain and bound nothing.
     """
 
@@ -102,6 +103,7 @@ class Terms:
     moved: Any
     rounds: Any
     bound_link: Any
+    link_bytes: Mapping[str, Any]
     details: Mapping[str, Any]
 
 
@@ -143,14 +145,18 @@ def terms_of(model: WorkModel, params: Mapping[str, Any], machine: Machine, warm
         memory = moved / machine.bandwidth
         bound_memory = xp.most(moved - machine.cache, 0.0) / machine.bandwidth if warm else memory
     link: Any = 0.0
+    bound_link: Any = 0.0
     for name, count in work.link_bytes.items():
-        speed = machine.spec.pcie_bandwidth or machine.base_link if name == "pcie" else machine.base_link
-        link = link + count / speed
-    known = machine.link or "pcie" in work.link_bytes
-    bound_link = link if known else 0.0
+        known = machine.spec.link_speed(name)
+        link = link + count / (known or machine.base_link)
+        if known:
+            bound_link = bound_link + count / known
     bound = xp.most(xp.most(bound_compute, bound_memory), bound_link)
     rounds = sum(work.messages.values()) if work.messages else 0.0
-    return Terms(compute, memory, link, bound, bound_compute, bound_memory, moved, rounds, bound_link, work.details)
+    return Terms(
+        compute, memory, link, bound, bound_compute, bound_memory, moved, rounds, bound_link, work.link_bytes,
+        work.details,
+    )  # fmt: skip
 
 
 ONE = One()

@@ -6,6 +6,7 @@ import os
 import time as clock
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from wattline.predictors.bundle import read_bundle, write_bundle
 from wattline.predictors.estimate import Estimate
 from wattline.predictors.families import family_of
 from wattline.predictors.fitting import adapt_family, fit_family
+from wattline.predictors.linkspeed import measured_links
 from wattline.predictors.model import BOUNDS, Answer, FamilyModel
 from wattline.predictors.parts import State, join, part_of
 from wattline.predictors.physics import Machine
@@ -112,6 +114,7 @@ class KernelPredictor:
         by_family = _by_family(blocks)
         machines = {b.words.device: self._machine(b.words.device) for b in blocks}
         self.devices_ = {name: machine.spec for name, machine in sorted(machines.items())}
+        links = self._learn_links(blocks, time, set(self.devices_))
         models = {}
         for name, own in by_family.items():
             family = family_of(own[0].words.op)
@@ -128,6 +131,8 @@ class KernelPredictor:
             "groups": "given" if groups is not None else "rows of equal operation and parameters",
             "scores": {name: model.facts for name, model in models.items()},
         }
+        if links:
+            self.provenance_["links"] = links
         return self
 
     def adapt(self, X: pd.DataFrame, y: pd.DataFrame) -> KernelPredictor:
@@ -149,19 +154,23 @@ class KernelPredictor:
         out.models_ = dict(self.models_)
         specs = {b.words.device: self._machine(b.words.device).spec for b in blocks}
         out.devices_ = {**self.devices_, **specs}
+        # What was learned of a device rests on the speed of its links: only new devices are given one.
+        links = out._learn_links(blocks, time, set(specs) - set(self.devices_))
         for name, own in _by_family(blocks).items():
             if name in self.models_:
                 out.models_[name] = adapt_family(
-                    self.models_[name], own, time, power, self._machine, seed=self.random_state
+                    self.models_[name], own, time, power, out._machine, seed=self.random_state
                 )
             else:
                 family = family_of(own[0].words.op)
                 out.models_[name] = fit_family(
-                    family, own, time, power, default_groups(X), machine=self._machine, seed=self.random_state,
+                    family, own, time, power, default_groups(X), machine=out._machine, seed=self.random_state,
                     effort=self.effort,
                 )  # fmt: skip
         step = {"rows": len(X), "devices": sorted(specs)}
         out.provenance_ = {**self.provenance_, "adapted": [*self.provenance_.get("adapted", []), step]}
+        if links:
+            out.provenance_["links"] = {**self.provenance_.get("links", {}), **links}
         return out
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -298,6 +307,15 @@ class KernelPredictor:
                 raise unknown_name("device", device, {*own, *known_devices()}, listing="wattline list devices")
             cache[device] = Machine(spec)
         return cache[device]
+
+    def _learn_links(self, blocks: list[Block], time: NDArray[np.float64], devices: set[str]) -> dict[str, Any]:
+        """Give devices the speeds of links that their datasheets leave out; returns the facts of the fits."""
+        found = {k: v for k, v in measured_links(blocks, time, self._machine).items() if k in devices}
+        for name, links in found.items():
+            speeds = {link: speed.bandwidth for link, speed in links.items()}
+            self.devices_[name] = self.devices_[name].with_links(speeds)
+        self.__dict__.pop("_machines", None)
+        return {name: {link: asdict(speed) for link, speed in links.items()} for name, links in found.items()}
 
     def _forget(self) -> None:
         """Drop what was worked out for speed, and what was fitted on other data."""

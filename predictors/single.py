@@ -13,6 +13,7 @@ from wattline.predictors import analytical
 from wattline.predictors.estimate import NAN, Estimate, Explanation
 from wattline.predictors.families import family_of
 from wattline.predictors.intervals import WIDEN
+from wattline.predictors.linkspeed import link_notes
 from wattline.predictors.model import BOUNDS, Choice, FamilyModel
 from wattline.predictors.physics import ONE, Machine
 from wattline.predictors.power import utilisation, watts
@@ -78,6 +79,7 @@ class Ready:
             notes = [f"no training row had this {name}" for name in plan.unseen]
             if outside > 0:
                 notes.append(f"{outside:.2g} octaves outside the range of the training rows")
+            notes += link_notes(terms, plan.machine.spec)
             parts = _terms(physics, time)
             return Explanation(by, max(parts, key=parts.__getitem__), parts, model.samples.nearest(x[0]), notes)
 
@@ -173,7 +175,8 @@ class OneRow:
         def why() -> Explanation:
             terms = {"launch": float(a.alpha), by: float(a.busy[0])}
             terms["usual inefficiency"] = time - sum(terms.values())
-            return Explanation(by, max(terms, key=terms.__getitem__), terms, (), ["nothing was learned of this op"])
+            notes = ["nothing was learned of this op", *link_notes(a.terms, self.machine(words.device).spec)]
+            return Explanation(by, max(terms, key=terms.__getitem__), terms, (), notes)
 
         return Estimate(
             time, float(a.lo[0]), float(a.hi[0]), NAN, NAN, NAN, NAN, NAN, NAN, float(a.bound[0]), by, False,

@@ -21,16 +21,19 @@ class Ceilings:
         flops: FLOP/s by rate format (:attr:`wattline.formats.NumberFormat.rate`).
         memory_bandwidth: bytes/s, reads and writes added.
         launch_s: seconds that the smallest kernel takes, launch included.
+        links: bytes/s one way by link (``"fabric"`` to peers, ``"pcie"`` to the host), as fitted to measured transfers.
     """
 
     flops: Mapping[str, float] = field(default_factory=dict)
     memory_bandwidth: float | None = None
     launch_s: float | None = None
+    links: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ceilings:
         """From plain JSON types."""
-        return cls(dict(data.get("flops") or {}), data.get("memory_bandwidth"), data.get("launch_s"))
+        links = dict(data.get("links") or {})
+        return cls(dict(data.get("flops") or {}), data.get("memory_bandwidth"), data.get("launch_s"), links)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class DeviceSpec:
         if self.measured:
             figures |= {f"measured.flops.{k}": v for k, v in self.measured.flops.items()}
             figures |= {f"measured.{k}": getattr(self.measured, k) for k in ("memory_bandwidth", "launch_s")}
+            figures |= {f"measured.links.{k}": v for k, v in self.measured.links.items()}
         for name, value in figures.items():
             if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
                 raise ParamError(f"device {self.id}: {name} must be a finite number above zero, not {value!r}")
@@ -101,6 +105,14 @@ class DeviceSpec:
     def bandwidth(self) -> float | None:
         """Memory bandwidth to bound with: the datasheet's, else the measured one."""
         return self.memory_bandwidth or (self.measured.memory_bandwidth if self.measured else None)
+
+    def listed_link(self, name: str) -> float | None:
+        """The datasheet's bytes/s of a link: ``"pcie"`` to the host, any other to peers."""
+        return self.pcie_bandwidth if name == "pcie" else self.link_bandwidth
+
+    def link_speed(self, name: str) -> float | None:
+        """Bytes/s of a link to bound with: the datasheet's, else what was fitted to measured transfers."""
+        return self.listed_link(name) or (self.measured.links.get(name) if self.measured else None)
 
     @property
     def listed(self) -> bool:
@@ -130,6 +142,10 @@ class DeviceSpec:
     def with_measured(self, ceilings: Ceilings) -> DeviceSpec:
         """A copy with measured ceilings."""
         return replace(self, measured=ceilings)
+
+    def with_links(self, links: Mapping[str, float]) -> DeviceSpec:
+        """A copy with measured speeds of links; other ceilings stay."""
+        return replace(self, measured=replace(self.measured or Ceilings(), links=dict(links)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; unknown fields left out."""

@@ -127,7 +127,7 @@ def bound(work: Work, device: DeviceSpec, *, cached: bool = False) -> Bound:
     if moved and bandwidth and not cached:
         terms["memory"] = moved / bandwidth
     for link, count in work.link_bytes.items():
-        speed = device.pcie_bandwidth if link == "pcie" else device.link_bandwidth
+        speed = device.link_speed(link)
         if count and speed:
             terms["link"] = terms.get("link", 0.0) + count / speed
     if not terms:

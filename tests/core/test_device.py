@@ -11,6 +11,7 @@ import pytest
 from wattline import device
 from wattline.device import Ceilings, DeviceSpec, known_device, known_devices, match_device, slug
 from wattline.errors import ParamError, SchemaError, UnknownNameError
+from wattline.work import Work, bound
 
 FIGURES = (
     "memory_bandwidth", "memory_bytes", "l2_bytes", "sm_count", "clock_hz", "tdp_w", "idle_w", "link_bandwidth",
@@ -43,6 +44,16 @@ def test_rates_are_checked_too_measured_ones_included(value: object) -> None:
             DeviceSpec.from_dict({"id": "x", **data})
     with pytest.raises(ParamError):
         DeviceSpec("x").with_measured(Ceilings(memory_bandwidth=-1.0))
+    with pytest.raises(ParamError, match=r"measured\.links\.pcie"):
+        DeviceSpec("x").with_links({"pcie": 0.0})
+
+
+def test_a_measured_link_stands_in_for_the_datasheets() -> None:
+    found = DeviceSpec("x", pcie_bandwidth=3e10).with_links({"fabric": 6e9, "pcie": 2e10})
+    assert (found.link_speed("fabric"), found.link_speed("pcie")) == (6e9, 3e10)
+    assert found.listed_link("fabric") is None
+    assert DeviceSpec.from_dict(found.to_dict()) == found
+    assert bound(Work(link_bytes={"fabric": 3e9}), found).time_s == 0.5
 
 
 @pytest.mark.parametrize("data", [{}, {"id": ""}, {"id": None}, {"id": 5}])
