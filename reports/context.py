@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
@@ -69,7 +69,7 @@ def what_ran(data: ReportData) -> Pairs:
     """What was run, when, and how it ended."""
     plan, totals = data.section("plan"), data.section("totals")
     counts = Counter(r.status for r in data.records)
-    ops = ", ".join(sorted({r.case.op for r in data.records}))
+    ops = _operations({r.case.op for r in data.records})
     wall, share, kernel = (_number(totals.get(k)) for k in ("wall_s", "kernel_share", "kernel_s"))
     in_kernels = f", {percent(share)} of it in warm-up or timed kernels" if share is not None else ""
     if share is None and kernel is not None:
@@ -296,11 +296,21 @@ def when(data: ReportData) -> str:
 def lead(data: ReportData) -> str:
     """One sentence that says what this is."""
     ok = sum(1 for r in data.records if r.status == "ok")
-    ops: Sequence[str] = sorted({r.case.op for r in data.records})
     device = (data.device.name or data.device.id) if data.device else "an unnamed device"
-    what = ", ".join(ops) or "nothing"
+    what = _operations({r.case.op for r in data.records}) or "nothing"
     return (
         f"{ok} of {len(data.records)} cases of {what} measured on {device}"
         + (f", {when(data)}" if when(data) else "")
         + "."
     )
+
+
+def _operations(ops: set[str]) -> str:
+    """Their names while these are few, then how many of each kind."""
+    if len(ops) <= _MOST_NAMED:
+        return ", ".join(sorted(ops))
+    kinds = Counter(op.partition(".")[0] for op in ops)
+    return f"{len(ops)} operations ({', '.join(f'{kind} {kinds[kind]}' for kind in sorted(kinds))})"
+
+
+_MOST_NAMED = 6

@@ -285,3 +285,16 @@ def test_a_run_without_products_does_not_miss_their_figures(read: Read) -> None:
     page = render(data)
     assert 'id="heat"' not in page
     assert 'id="prefill"' in page
+
+
+def test_many_operations_are_counted_by_kind(run_of: Callable[..., Path], make_record: Callable[..., Any]) -> None:
+    from wattline.reports import context
+
+    size = {"rows": 8, "cols": 8, "dtype": "fp32"}
+    ops = [f"elementwise.{name}" for name in ("add", "sub", "mul", "exp", "abs", "neg")]
+    few = ReportData.read(run_of([make_record(Case(op, "torch", size), time_s=1e-6) for op in ops], "few"))
+    assert "elementwise.abs, elementwise.add" in context.lead(few)
+    many = [*ops, "softmax.rows"]
+    data = ReportData.read(run_of([make_record(Case(op, "torch", size), time_s=1e-6) for op in many], "many"))
+    assert "7 operations (elementwise 6, softmax 1)" in context.lead(data)
+    assert ("operations", "7 operations (elementwise 6, softmax 1)") in context.what_ran(data)
