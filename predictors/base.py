@@ -4,7 +4,7 @@ It is ``alpha + beta * busy``, and more latency for long messages.
 
 ``busy`` is the roofline (tiles and waves included) or the time on the link. ``alpha`` is the launch or latency floor,
 ``beta`` the inverse of the attainable share of the link (1 elsewhere: the learned ratio carries it). Both are read off
-the training rows per device and regime, for collectives per operation, device and number of ranks.
+the training rows per device, regime, implementation and format; for collectives per operation, device and ranks.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from wattline.device import DeviceSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from wattline.predictors.table import Words
+
     Array = NDArray[np.float64]
 
 PRIOR_LAUNCH_S = {"cpu": 1e-6, "gpu": 4e-6, "accelerator": 8e-6}
 """Launch floor of a device of which nothing was measured."""
-_FLOOR_RANGE = (1e-7, 2e-4)
+FLOOR_RANGE = (1e-7, 5e-4)
+"""Seconds between which a launch floor lies."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def fit_floor(time: Array, busy: Array, prior: float) -> Curve:
     short = time <= 1.5 * np.quantile(time, 0.02)
     spare = float(np.median(time[short] - np.minimum(busy[short], 0.9 * time[short])))
     floor = spare if time[short].min() < 30 * prior else min(spare, prior)
-    return Curve((0.0,), (float(np.clip(floor, *_FLOOR_RANGE)),), (1.0,))
+    return Curve((0.0,), (float(np.clip(floor, *FLOOR_RANGE)),), (1.0,))
 
 
 SHARED = 0.6
@@ -116,18 +119,16 @@ class Base:
         self.curves = dict(curves)
 
     @staticmethod
-    def keys(collective: bool, op: str, device: str, regime: str) -> tuple[str, ...]:
-        """Keys to try in order."""
+    def keys(collective: bool, words: Words) -> tuple[str, ...]:
+        """Keys to try in order. A floor belongs to a kernel (implementation and format) as much as to a device."""
         if collective:
-            return (f"{op}|{device}", op, "*")
-        return (f"{device}|{regime}", f"|{regime}", "*")
+            return (f"{words.op}|{words.device}", words.op, "*")
+        kernel = f"{words.regime}|{words.impl}|{words.dtype}"
+        return (f"{words.device}|{kernel}", f"{words.device}|{words.regime}", f"|{kernel}", f"|{words.regime}", "*")
 
-    def find(self, collective: bool, op: str, device: str, regime: str) -> Curve:
+    def find(self, collective: bool, words: Words) -> Curve:
         """The curve of the first key that is known."""
-        for key in self.keys(collective, op, device, regime):
-            if key in self.curves:
-                return self.curves[key]
-        raise KeyError(op)
+        return next(self.curves[key] for key in self.keys(collective, words) if key in self.curves)
 
     def add_means(self) -> None:
         """Curves for keys less specific than those fitted: medians over devices."""

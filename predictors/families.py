@@ -17,6 +17,8 @@ from wattline.workmodels.collectives import COLLECTIVES
 Features = tuple[Any, list[Any]]
 FeatureFunction = Callable[[Mapping[str, Any], Terms, Machine, Any], Features]
 
+USUAL = 0.8
+"""Share of its peak that a library's large products reach on devices that no power limit holds back."""
 NEEDED = None
 """Default of a parameter that must be given."""
 
@@ -30,16 +32,12 @@ class Family:
         params: numeric parameters with their defaults (:data:`NEEDED`: none).
         features: the feature function.
         names: names of the features, in its order.
-        few_only: features for fits on few rows alone. Sizes as such leave the trained box beyond it while waves and
-            fills stay inside: a network has nothing to say of such corners (on the rows of the Vidur table above
-            m = 1024 it erred by 9 % with them and by 6 % without, on held-out shapes alike).
     """
 
     name: str
     params: Mapping[str, float | None]
     features: FeatureFunction
     names: tuple[str, ...]
-    few_only: frozenset[str] = frozenset()
 
 
 def _roof(t: Terms, m: Machine, xp: Any) -> list[Any]:
@@ -53,6 +51,16 @@ def _roof(t: Terms, m: Machine, xp: Any) -> list[Any]:
         xp.log2(cache + 1e-9),
         cache / (1.0 + cache),
     ]
+
+
+def _alignment(size: Any) -> Any:
+    """Base-2 logarithm of the largest power of two, at most 128, that divides a size."""
+    return 1.0 * sum(size % power == 0 for power in (2, 4, 8, 16, 32, 64, 128))
+
+
+def _sustained(busy: Any, t: Terms, xp: Any) -> Any:
+    """Seconds of arithmetic as libraries usually reach them, and as the power limit pays for them."""
+    return xp.most(busy / USUAL, t.powered)
 
 
 _ROOF = ("log_roof", "log_balance", "compute_share", "log_cache", "cache_share")
@@ -81,20 +89,16 @@ def _gemm(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
         busy = t.compute
     out += [
         xp.log2(xp.most(t.compute, TINY) / xp.most(busy, TINY)), xp.log2(1.0 * depth),
-        1.0 * (rows % 8 == 0), 1.0 * (cols % 8 == 0), 1.0 * (depth % 8 == 0),
-        1.0 * (rows % 64 == 0), 1.0 * (cols % 64 == 0), 1.0 * (depth % 64 == 0),
+        _alignment(rows), _alignment(cols), _alignment(depth),
         xp.log2(1.0 * batch), xp.log2(1.0 * rows), xp.log2(1.0 * cols),
     ]  # fmt: skip
-    return xp.most(busy, t.memory), out
+    return xp.most(_sustained(busy, t, xp), t.memory), out
 
 
 _GEMM = (
     *_ROOF, "wave_256", "log_waves_128", "wave_128", "fill_128", "log_waves_64", "wave_64", "fill_64",
-    "log_quantisation", "log_k", "m_8", "n_8", "k_8", "m_64", "n_64", "k_64", "log_batch", "log_m", "log_n",
+    "log_quantisation", "log_k", "align_m", "align_n", "align_k", "log_batch", "log_m", "log_n",
 )  # fmt: skip
-
-
-_GEMM_SIZES = frozenset({"log_roof", "log_cache", "log_batch", "log_m", "log_n"})
 
 
 def _attention(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
@@ -107,48 +111,76 @@ def _attention(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     packed = batch * kv_heads * xp.ceil(q_len * (heads / kv_heads) / 64)  # query heads of a group share one block
     packed_waves = packed / m.units
     chunks = packed * xp.ceil(span / 256) / m.units  # work left if the keys are split
+    # The last block of rows of one head sees the most keys and cannot be quicker than one multiprocessor.
+    rows = xp.least(q_len, 128.0)
+    seen = xp.least(span, kv_len)
+    pairs = batch * heads * q_len * xp.most(seen - 0.5 * xp.least(q_len, seen), 1.0)
+    longest = t.compute * rows * seen * m.units / pairs
+    tiles = blocks * 128.0 * (xp.ceil(seen / 128) * 128.0) / pairs
     out = [
         *_roof(t, m, xp),
         xp.log2(waves), waves / whole, xp.log2(packed_waves), packed_waves / xp.ceil(packed_waves),
         xp.log2(chunks), chunks / (1.0 + chunks),
         xp.log2(batch), xp.log2(q_len), xp.log2(kv_len), xp.log2(span), xp.log2(heads), xp.log2(kv_heads),
         xp.log2(heads / kv_heads), xp.log2(dim), 1.0 * (window > 0), span / kv_len,
-        1.0 * (dim > 128), 1.0 * (q_len >= 64), 1.0 * (kv_len % 128 == 0),
+        1.0 * (dim > 128), 1.0 * (q_len >= 64), _alignment(kv_len), _alignment(q_len), _alignment(heads / kv_heads),
+        xp.log2((longest + TINY) / (t.compute + TINY)), xp.log2(tiles),
     ]  # fmt: skip
-    return xp.most(t.compute, t.memory), out
+    return xp.most(_sustained(t.compute, t, xp), t.memory), out
 
 
 _ATTENTION = (
     *_ROOF, "log_waves", "wave", "log_packed", "packed_wave", "log_chunks", "chunk_share",
     "log_batch", "log_q", "log_kv", "log_span", "log_heads", "log_kv_heads",
-    "log_group", "log_dim", "windowed", "span_share", "wide_head", "long_q", "kv_128",
+    "log_group", "log_dim", "windowed", "span_share", "wide_head", "long_q", "align_kv", "align_q",
+    "align_group", "log_longest", "log_tiles",
 )  # fmt: skip
+
+
+_BLOCKS = ((16, 0.3), (32, 0.5), (64, 0.7), (128, 0.9))
+"""Rows of an expert that a block of a grouped kernel takes, and the share of peak that such a block reaches."""
 
 
 def _moe(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     tokens, experts, top_k = 1.0 * p["tokens"], 1.0 * p["experts"], 1.0 * p["top_k"]
     hidden, inner = 1.0 * p["hidden"], 1.0 * p["intermediate"] / p["tp"]
     ep = 1.0 * p["ep"]
-    local = experts / ep
+    local = xp.most(experts / ep, 1.0)
     routed = tokens * top_k / ep
-    active = xp.least(local, routed)
-    each = routed / xp.most(active, 1e-3)
-    blocks = active * xp.ceil(each / 64) * xp.ceil(2.0 * inner / 128)
-    waves = blocks / m.units
-    # The bound counts weights that are certainly read; the expectation is that every active expert's are.
-    wanted = xp.most(t.memory, TINY) * active / xp.least(local, xp.most(top_k / ep, 1e-3))
-    out = [
-        *_roof(t, m, xp),
-        xp.log2(waves), waves / xp.ceil(waves), each / (64.0 * xp.ceil(each / 64)), xp.log2(each), xp.log2(active),
-        xp.log2(tokens), xp.log2(hidden), xp.log2(inner), xp.log2(experts), xp.log2(local), xp.log2(top_k),
-        xp.log2(ep), xp.log2(1.0 * p["tp"]), xp.log2(wanted), 1.0 * (inner % 128 == 0), active / local,
+    # The bound counts weights that are certainly read; the expectation is that those of every expert chosen are.
+    active = xp.most(xp.least(local, routed), 1.0)
+    each = xp.most(routed / active, 1.0)
+    bandwidth = m.bandwidth or 1e11
+    weights = active * t.details["expert_bytes"] / bandwidth
+    # Between its two products a layer writes and reads what the experts hand on, two bytes a number.
+    handed = 2.0 * routed * (3.0 * hidden + 6.0 * inner) / bandwidth
+    out: list[Any] = []
+    busy: Any = None
+    for rows, share in _BLOCKS:
+        blocks = active * xp.ceil(each / rows)
+        fill = routed / (blocks * rows)
+        waves = blocks * xp.ceil(2.0 * inner / 128) / m.units
+        seconds = t.compute / xp.least(fill, 1.0) / share
+        busy = seconds if busy is None else xp.least(busy, seconds)
+        if rows in (16, 128):
+            out += [fill, xp.log2(waves), waves / xp.ceil(waves)]
+    busy = xp.most(busy, t.powered)
+    moved = weights + handed
+    out += [
+        xp.log2(busy / moved), moved / (moved + busy), xp.log2(handed / weights), xp.log2(xp.most(busy, moved)),
+        xp.log2(each), xp.log2(active), active / local, xp.log2(t.details["expert_bytes"]),
+        xp.log2(active * t.details["expert_bytes"] / (m.cache or 1e6)),
+        xp.log2(tokens), xp.log2(hidden), xp.log2(inner), xp.log2(ep), xp.log2(1.0 * p["tp"]),
+        _alignment(inner), xp.log2(local), xp.log2(top_k),
     ]  # fmt: skip
-    return xp.most(t.compute, t.memory), out
+    return xp.most(busy, moved), out
 
 
 _MOE = (
-    *_ROOF, "log_waves", "wave", "fill", "log_each", "log_active", "log_tokens", "log_hidden", "log_inner",
-    "log_experts", "log_local", "log_top_k", "log_ep", "log_tp", "log_expected", "inner_128", "active_share",
+    "fill_16", "log_waves_16", "wave_16", "fill_128", "log_waves_128", "wave_128",
+    "log_balance", "memory_share", "log_handed", "log_busy", "log_each", "log_active", "active_share", "log_expert",
+    "log_cache", "log_tokens", "log_hidden", "log_inner", "log_ep", "log_tp", "align_inner", "log_local",
+    "log_top_k",
 )  # fmt: skip
 
 
@@ -168,7 +200,7 @@ def _rows(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
         *_roof(t, m, xp), xp.log2(rows), xp.log2(cols), xp.log2(waves), waves / xp.ceil(waves),
         cols / 1024.0 / xp.ceil(cols / 1024.0), 1.0 * (cols % 4 == 0),
     ]  # fmt: skip
-    return xp.most(t.compute, t.memory), out
+    return xp.most(_sustained(t.compute, t, xp), t.memory), out
 
 
 _ROWS = (*_ROOF, "log_rows", "log_cols", "log_waves", "wave", "col_fill", "cols_4")
@@ -178,7 +210,7 @@ def _generic(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     return xp.most(xp.most(t.compute, t.memory), t.link), [*_roof(t, m, xp), xp.log2(t.link + TINY)]
 
 
-_GEMM_FAMILY = Family("gemm", {"batch": 1.0, "m": NEEDED, "n": NEEDED, "k": NEEDED}, _gemm, _GEMM, _GEMM_SIZES)
+_GEMM_FAMILY = Family("gemm", {"batch": 1.0, "m": NEEDED, "n": NEEDED, "k": NEEDED}, _gemm, _GEMM)
 _ATTENTION_PARAMS: dict[str, float | None] = {
     "batch": 1.0, "q_len": NEEDED, "kv_len": NEEDED, "heads": NEEDED, "kv_heads": NEEDED, "head_dim": NEEDED,
     "window": 0.0,

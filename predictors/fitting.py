@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wattline.device import DeviceSpec
-from wattline.predictors.base import Base, Curve, fit_beta, fit_floor, fit_latency, launch_floor, share_links
+from wattline.predictors.base import (
+    FLOOR_RANGE,
+    Base,
+    Curve,
+    fit_beta,
+    fit_floor,
+    fit_latency,
+    launch_floor,
+    share_links,
+)
 from wattline.predictors.families import Family
 from wattline.predictors.intervals import Intervals
-from wattline.predictors.learners import Network, Scaler
+from wattline.predictors.learners import Scaler
 from wattline.predictors.model import Encoded, FamilyModel
 from wattline.predictors.parts import Correction, PowerPart
 from wattline.predictors.physics import Machine, many
@@ -20,7 +30,7 @@ from wattline.predictors.power import Limits, utilisation
 from wattline.predictors.rows import Encoder
 from wattline.predictors.samples import Samples
 from wattline.predictors.table import Block
-from wattline.predictors.training import FEW, fit_learner, group_folds
+from wattline.predictors.training import FEW, fit_correction, fit_learner, group_folds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +41,12 @@ FOLDS = 4
 _POWER_ROWS = 12
 """Rows with measured power below which power is not learned."""
 _TRANSFER_ROWS = 6000
+_FLOOR_FEW = 5
+"""The same when a few rows adapt a model that knows floors of other devices."""
+_SHARES = (1.0, 0.5, 0.0)
+"""Shares of what the learner adds to the trend that are tried on a new device."""
+_FLOOR_ROWS = 20
+"""Rows of one implementation and format on one device from which a launch floor of their own is read."""
 
 
 def fit_family(
@@ -67,13 +83,11 @@ def fit_family(
     blank = Scaler(np.zeros(d), np.ones(d), np.full(d, -np.inf), np.full(d, np.inf))
     seen = {c: sorted({v for w in words for k, v in w.categories() if k == c}) for c, _ in categories}
     none: Any = None
-    draft = FamilyModel(family, encoder, blank, none, none, transfer=None, power=None, seen=seen, facts={})
+    draft = FamilyModel(family, encoder, blank, none, none, trend=none, transfer=None, power=None, seen=seen, facts={})
     e = draft.encode(blocks, machine)
     scaler = Scaler.fit(e.x)
     # Words stay 0 and 1, so that a word never seen is all zeros, as when a network learns without it.
     scaler.leave(encoder.numeric)
-    if len(rows) > FEW:
-        scaler.mute([i for i, name in enumerate(encoder.names) if name in family.few_only])
     e.x = scaler(e.x)
     samples = Samples.draw(blocks, e.x, t, seed)
     target = np.log(t / e.base)
@@ -94,8 +108,8 @@ def fit_family(
         "common": _common(blocks),
     }  # fmt: skip
     model = FamilyModel(
-        family, encoder, scaler, fitted.learner, spread, transfer=transfer, power=None, seen=seen, facts=facts,
-        samples=samples,
+        family, encoder, scaler, fitted.learner, spread, trend=fitted.trend, transfer=transfer, power=None, seen=seen,
+        facts=facts, samples=samples,
     )  # fmt: skip
     predicted = np.maximum(e.base * np.exp(fitted.held_out), e.bound)
     model.power = _fit_power(
@@ -116,22 +130,66 @@ def adapt_family(
     """A copy of a model that a few rows have corrected for their devices; ``model`` stays as it is."""
     out = copy(model)
     out.seen = {k: list(v) for k, v in model.seen.items()}
-    e = model.encode(blocks, machine)
+    out.encoder = _with_floors(model, blocks, time, machine)
+    e = out.encode(blocks, machine)
     t, p = time[e.rows], power[e.rows]
-    before = model.answer(e, 0.9)
-    residual = np.log(t / before.time)
     # Every row is its own group: what few rows there are were chosen by the caller.
     fold = group_folds(np.arange(len(t)), 10, seed)
-    fitted = fit_learner(e.x, residual, fold, seed=seed, drop=[])
+    tried = {}
+    for share in _SHARES:
+        choices = [replace(out.choose(plan), share=share) for plan, _ in e.plans]
+        before = out.answer(e, 0.9, choices)
+        fitted = fit_correction(e.x, np.log(t / before.time), fold, out.encoder.names)
+        tried[share] = (fitted, before)
+    # More of what other devices taught counts only where it helps by more than chance.
+    error = {share: min(fitted.scores.values()) for share, (fitted, _) in tried.items()}
+    share = min(_SHARES, key=lambda share: (error[share] > 1.02 * min(error.values()), -share))
+    fitted, before = tried[share]
     classes = _classes(e)
+    residual = np.log(t / before.time)
     spread = Intervals.fit(e.x, residual - fitted.held_out)
     predicted = np.maximum(before.time * np.exp(fitted.held_out), e.bound)
     part = _fit_power(
         model, e, predicted, t, p, fold=fold, classes=classes, drop=[], seed=seed, effort=1.0, prior=model.power
     )
     devices = tuple(sorted({plan.words.device for plan, _ in e.plans}))
-    out.corrections = [*model.corrections, Correction(devices, fitted.learner, spread, part, len(t))]
+    out.corrections = [*model.corrections, Correction(devices, fitted.learner, spread, part, len(t), share)]
     return out
+
+
+def _with_floors(
+    model: FamilyModel, blocks: Sequence[Block], time: Array, machine: Callable[[str], Machine]
+) -> Encoder:
+    """The encoder with launch floors of the kernels in a few rows: those with which the model explains them best.
+
+    Level comes after: a floor is judged by how far errors scatter around their median.
+    """
+    encoder = copy(model.encoder)
+    if encoder.collective:
+        return encoder
+    kernels: dict[str, list[Block]] = {}
+    for block in blocks:
+        kernels.setdefault(Base.keys(False, block.words)[0], []).append(block)
+    trial = copy(model)
+    for key, own in kernels.items():
+        rows = np.concatenate([b.rows for b in own])
+        if len(rows) < _FLOOR_FEW:
+            continue
+        known = encoder.base.find(False, own[0].words)
+        trial.encoder = encoder
+        best = (np.inf, encoder.base)
+        for octaves in (0.0, *(sign * step / 2 for step in range(1, 13) for sign in (1, -1))):
+            floor = known.alpha[0] * 2.0**octaves
+            if octaves and not FLOOR_RANGE[0] <= floor <= min(FLOOR_RANGE[1], float(time[rows].min())):
+                continue
+            encoder.base = Base({**encoder.base.curves, key: Curve((0.0,), (floor,), (1.0,))})
+            e = trial.encode(own, machine)
+            error = np.log(time[e.rows] / trial.answer(e, 0.9).time)
+            scatter = float(np.mean(np.abs(error - np.median(error))))
+            if scatter < 0.98 * best[0]:
+                best = (scatter, encoder.base)
+        encoder.base = best[1]
+    return encoder
 
 
 def _fit_power(
@@ -177,12 +235,14 @@ def _fit_base(encoder: Encoder, blocks: Sequence[Block], time: Array, machine: C
         plan = encoder.plan(w, machine(w.device))
         physics = encoder.physics(plan, block.numbers, many(), many=True)
         n = len(block.rows)
-        key = Base.keys(encoder.collective, w.op, w.device, w.regime)[0]
         position = np.log2(block.numbers["world_size"]) if encoder.collective else np.zeros(n)
-        specs[key] = plan.machine.spec
         busy = np.broadcast_to(np.asarray(physics.busy, np.float64), n)
-        found.setdefault(key, []).append((position, time[block.rows], busy))
+        for key in Base.keys(encoder.collective, w)[: 1 if encoder.collective else 2]:
+            specs[key] = plan.machine.spec
+            found.setdefault(key, []).append((position, time[block.rows], busy))
     whole = {k: tuple(np.concatenate(column) for column in zip(*parts, strict=True)) for k, parts in found.items()}
+    # A kernel of which few rows are known shares the floor of its device.
+    whole = {k: parts for k, parts in whole.items() if k.count("|") < 2 or len(parts[0]) >= _FLOOR_ROWS}
     if encoder.collective:
         base = Base(_link_curves(whole))
     else:
@@ -213,7 +273,7 @@ def _fit_transfer(
     """For a device never seen, from errors on each device by models that learned from the others.
 
     Returns:
-        Intervals (or ``None``), and the share of what a network adds to its ridge regression that served best.
+        Intervals (or ``None``), and the share of what the learner adds to the trend that served best.
     """
     names = np.unique(devices)
     if len(names) < 2:
@@ -232,8 +292,7 @@ def _fit_transfer(
         fitted = fit_learner(inputs, target[train], fold, seed=seed, drop=[own], effort=0.25 * effort, quick=True)
         asked = x[test].copy()
         asked[:, own] = 0.0
-        whole = fitted.learner.predict(asked)
-        alone = fitted.learner.linear.predict(asked) if isinstance(fitted.learner, Network) else whole
+        whole, alone = fitted.learner.predict(asked), fitted.trend.predict(asked)
         for share, error in errors.items():
             error[test] = target[test] - alone - share * (whole - alone)
     known = np.isfinite(errors[1.0])

@@ -7,10 +7,12 @@ learned ratio stays what it was at the edge and growth beyond it is left to the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from wattline.predictors.forest import Forest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +32,10 @@ class Learner(Protocol):
 
     def predict(self, x: Array) -> Array:
         """One figure per row of standardised, clipped features ``(n, d)``."""
+        ...
+
+    def predict_one(self, row: Array) -> float:
+        """The same for one row ``(d,)``."""
         ...
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -91,8 +97,20 @@ class Linear:
         return cls(np.zeros(d), float(np.median(y)))
 
     @classmethod
-    def fit(cls, x: Array, y: Array, penalty: float) -> Linear:
-        """Least squares with ``penalty * n`` on the squared weights; two robust reweightings tame outliers."""
+    def fit(cls, x: Array, y: Array, penalty: float, columns: Sequence[int] | None = None) -> Linear:
+        """Least squares with ``penalty * n`` on the squared weights; two robust reweightings tame outliers.
+
+        Args:
+            x: features ``(n, d)``.
+            y: targets ``(n,)``.
+            penalty: on the squared weights.
+            columns: features that may have a weight; default all.
+        """
+        if columns is not None:
+            part = cls.fit(x[:, columns], y, penalty)
+            weights = np.zeros(x.shape[1])
+            weights[columns] = part.weights
+            return cls(weights, part.bias)
         weight = np.ones(len(y))
         w, bias = np.zeros(x.shape[1]), 0.0
         for _ in range(3):
@@ -110,6 +128,10 @@ class Linear:
     def predict(self, x: Array) -> Array:
         """See :meth:`Learner.predict`."""
         return x @ self.weights + self.bias
+
+    def predict_one(self, row: Array) -> float:
+        """See :meth:`Learner.predict_one`."""
+        return float(row @ self.weights) + self.bias
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See :meth:`Learner.arrays`."""
@@ -159,6 +181,10 @@ class Gaussian:
             out[start : start + 4096] += self.kernel(part, self.points, self.length) @ self.dual
         return out
 
+    def predict_one(self, row: Array) -> float:
+        """See :meth:`Learner.predict_one`."""
+        return float(self.predict(row[None, :])[0])
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See :meth:`Learner.arrays`."""
         own = {"points": self.points, "dual": self.dual, "length": np.array([self.length])}
@@ -172,7 +198,7 @@ class Gaussian:
 
 
 class Network:
-    """A ridge regression plus the mean of small networks, one per fold of the training data.
+    """A ridge regression plus the mean of small networks.
 
     Evaluated with plain numpy in float32: two hidden layers, ``x * sigmoid(x)`` between them.
 
@@ -221,6 +247,10 @@ class Network:
             out[start : start + _CHUNK] += self.members(x[start : start + _CHUNK]).sum(axis=0) / count
         return out
 
+    def predict_one(self, row: Array) -> float:
+        """See :meth:`Learner.predict_one`."""
+        return float(self.predict(row[None, :])[0])
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See :meth:`Learner.arrays`."""
         out = dict(self.linear.arrays())
@@ -235,5 +265,37 @@ class Network:
         return cls(Linear.from_arrays(a), [(a[f"w{i}"], a[f"b{i}"]) for i in range(depth)])
 
 
-KINDS: dict[str, Any] = {"linear": Linear, "gaussian": Gaussian, "network": Network}
+class Stacked:
+    """A smooth learner, and trees for the steps that it smooths over.
+
+    Attributes:
+        smooth: what trees start from.
+        forest: the trees.
+    """
+
+    kind = "stacked"
+
+    def __init__(self, smooth: Linear | Network, forest: Forest) -> None:
+        self.smooth, self.forest = smooth, forest
+
+    def predict(self, x: Array) -> Array:
+        """See :meth:`Learner.predict`."""
+        return self.smooth.predict(x) + self.forest.predict(x)
+
+    def predict_one(self, row: Array) -> float:
+        """See :meth:`Learner.predict_one`."""
+        return self.smooth.predict_one(row) + self.forest.predict_one(row)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`Learner.arrays`."""
+        return self.smooth.arrays() | {f"trees.{k}": v for k, v in self.forest.arrays().items()}
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Stacked:
+        """From :meth:`arrays`."""
+        smooth: Linear | Network = Network.from_arrays(a) if "w0" in a else Linear.from_arrays(a)
+        return cls(smooth, Forest.from_arrays({k[6:]: v for k, v in a.items() if k.startswith("trees.")}))
+
+
+KINDS: dict[str, Any] = {"linear": Linear, "gaussian": Gaussian, "network": Network, "stacked": Stacked}
 """Learners by the name that a bundle gives them."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from wattline.predictors.families import Family, family_of
 from wattline.predictors.intervals import WIDEN, Intervals
-from wattline.predictors.learners import Learner, Network, Scaler
+from wattline.predictors.learners import Learner, Linear, Scaler
 from wattline.predictors.parts import Correction, PowerPart, State, join, learner_from, learner_state, part_of
 from wattline.predictors.physics import Machine, many
 from wattline.predictors.power import Limits, utilisation, watts
@@ -63,7 +63,7 @@ class Choice:
     Attributes:
         name: class of the rows, for the intervals.
         fixes: corrections of their device.
-        share: how much of what a network adds to its ridge regression counts.
+        share: how much of what the learner adds to the trend counts.
         spread: intervals of log time.
         widen: factor on them.
         power: the power part, or ``None``.
@@ -112,13 +112,14 @@ class FamilyModel:
         encoder: from rows to features.
         scaler: of the features.
         learner: of log(time / base).
+        trend: a ridge regression of the same, which devices that nobody measured may be better served by.
         spread: intervals of log time.
         transfer: intervals for a device that no training row had, or ``None``.
         power: the power part, or ``None`` where no power was measured.
         corrections: what few rows of later devices taught, in order.
         seen: words of the training rows by column.
         facts: rows, groups, folds and held-out scores of the fit, and ``transfer_share``: how much of what the
-            network adds to the ridge regression holds on devices left out.
+            learner adds to the trend holds on devices left out.
         samples: some of the training rows, for explanations.
     """
 
@@ -130,6 +131,7 @@ class FamilyModel:
         learner: Learner,
         spread: Intervals,
         *,
+        trend: Linear,
         transfer: Intervals | None,
         power: PowerPart | None,
         seen: Mapping[str, Sequence[str]],
@@ -138,6 +140,7 @@ class FamilyModel:
         samples: Samples | None = None,
     ) -> None:
         self.family, self.encoder, self.scaler, self.learner = family, encoder, scaler, learner
+        self.trend = trend
         self.spread, self.transfer, self.power = spread, transfer, power
         self.seen = {k: list(v) for k, v in seen.items()}
         self.facts = dict(facts)
@@ -200,7 +203,7 @@ class FamilyModel:
         return Choice(
             name=f"{words.op}|{words.dtype}",
             fixes=fixes,
-            share=self.facts.get("transfer_share", 1.0) if new_device else 1.0,
+            share=fixes[-1].share if fixes else self.facts.get("transfer_share", 1.0) if new_device else 1.0,
             spread=spread,
             widen=widen,
             power=power,
@@ -211,9 +214,9 @@ class FamilyModel:
 
     def log_ratio(self, x: Array, choice: Choice) -> Array:
         """Learned log(time / base) of features ``(n, d)``."""
-        if choice.share < 1.0 and isinstance(self.learner, Network):
-            alone = self.learner.linear.predict(x)
-            out = alone + choice.share * (self.learner.predict(x) - alone)
+        if choice.share < 1.0:
+            trend = self.trend.predict(x)
+            out = trend + choice.share * (self.learner.predict(x) - trend) if choice.share else trend
         else:
             out = self.learner.predict(x)
         for fix in choice.fixes:
@@ -222,13 +225,13 @@ class FamilyModel:
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    def answer(self, e: Encoded, coverage: float) -> Answer:
-        """Time, power and intervals of encoded rows."""
+    def answer(self, e: Encoded, coverage: float, choices: Sequence[Choice] | None = None) -> Answer:
+        """Time, power and intervals of encoded rows; of each plan as :meth:`choose` says, unless choices are given."""
         n = len(e.base)
         log_ratio, half = np.empty(n), np.empty(n)
         inside = e.outside <= 0
         learned = np.ones(n, bool)
-        choices = [self.choose(plan) for plan, _ in e.plans]
+        choices = choices or [self.choose(plan) for plan, _ in e.plans]
         # Blocks that are treated alike are evaluated together: there may be many, and short ones.
         alike: dict[Any, list[int]] = {}
         for i, choice in enumerate(choices):
@@ -288,6 +291,7 @@ class FamilyModel:
             "encoder": (self.encoder.state(), {}),
             "scaler": ({}, self.scaler.arrays()),
             "learner": learner_state(self.learner),
+            "trend": learner_state(self.trend),
             "spread": self.spread.state(),
             "samples": self.samples.state(),
         }
@@ -315,6 +319,7 @@ class FamilyModel:
             Scaler.from_arrays(part_of("scaler", arrays)),
             learner_from(facts["learner"], part_of("learner", arrays)),
             Intervals.from_state(facts["spread"], part_of("spread", arrays)),
+            trend=Linear.from_arrays(part_of("trend", arrays)),
             transfer=part("transfer", Intervals),
             power=part("power", PowerPart),
             seen=facts["seen"],

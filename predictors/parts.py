@@ -146,6 +146,7 @@ class Correction:
         spread: intervals of log time.
         power: power of these devices, where it was measured.
         rows: how many rows taught it.
+        share: how much of what the learner adds to the trend counts for these devices.
     """
 
     devices: tuple[str, ...]
@@ -153,6 +154,7 @@ class Correction:
     spread: Intervals
     power: PowerPart | None
     rows: int
+    share: float = 1.0
 
     def state(self) -> State:
         """Facts and arrays."""
@@ -160,7 +162,7 @@ class Correction:
         if self.power:
             parts["power"] = self.power.state()
         facts, arrays = join(parts)
-        return {**facts, "devices": list(self.devices), "rows": self.rows}, arrays
+        return {**facts, "devices": list(self.devices), "rows": self.rows, "share": self.share}, arrays
 
     @classmethod
     def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Correction:
@@ -171,4 +173,5 @@ class Correction:
             Intervals.from_state(facts["spread"], part_of("spread", arrays)),
             PowerPart.from_state(facts["power"], part_of("power", arrays)) if "power" in facts else None,
             int(facts["rows"]),
+            float(facts["share"]),
         )

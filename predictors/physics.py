@@ -13,6 +13,7 @@ from typing import Any
 
 from wattline.device import DeviceSpec
 from wattline.errors import ParamError
+from wattline.predictors.priors import powered_rate
 from wattline.workmodels import WorkModel
 
 TINY = 1e-12
@@ -54,6 +55,7 @@ class Machine:
     Attributes:
         spec: the device.
         rates: FLOP/s by rate format, filled on demand.
+        paid: the same as far as the power limit pays for it.
         bandwidth: main memory, bytes/s, or 0 where unknown.
         base_link: bytes/s one way between peers; of a device without a known one, its PCIe, or a stand-in.
         units: cores or multiprocessors over which tiles are spread; 1 on a CPU, whose scheduling is not tiled so.
@@ -62,6 +64,7 @@ class Machine:
     def __init__(self, spec: DeviceSpec) -> None:
         self.spec = spec
         self.rates: dict[str, float] = {}
+        self.paid: dict[str, float] = {}
         self.bandwidth = spec.bandwidth or 0.0
         self.cache = spec.l2_bytes or 0.0
         self.base_link = spec.link_speed("fabric") or spec.pcie_bandwidth or 1e9
@@ -71,8 +74,14 @@ class Machine:
     def rate(self, fmt: str) -> float:
         """FLOP/s for a rate format; see :meth:`wattline.device.DeviceSpec.rate` for what it raises."""
         if fmt not in self.rates:
-            self.rates[fmt] = self.spec.rate(fmt)[0]
+            self.rates[fmt], executed = self.spec.rate(fmt)
+            self.paid[fmt] = min(powered_rate(self.spec, executed), 1e30)
         return self.rates[fmt]
+
+    def powered(self, fmt: str) -> float:
+        """FLOP/s that the power limit pays for; see :func:`wattline.predictors.priors.powered_rate`."""
+        self.rate(fmt)
+        return self.paid[fmt]
 
 
 @dataclass
@@ -81,6 +90,7 @@ class Terms:
 
     Attributes:
         compute: FLOPs over the rate.
+        powered: FLOPs over the rate that the power limit pays for.
         memory: all compulsory bytes over the bandwidth of main memory.
         link: bytes over the link.
         bound: the least time that physics allows: their maximum, less what a warm cache may have served.
@@ -95,6 +105,7 @@ class Terms:
     """
 
     compute: Any
+    powered: Any
     memory: Any
     link: Any
     bound: Any
@@ -131,8 +142,10 @@ def terms_of(model: WorkModel, params: Mapping[str, Any], machine: Machine, warm
             raise  # a word that the model does not know, or a slip in it
         raise ParamError(f"parameter {name!r} is missing", todo=f"give {name}=...") from None
     compute: Any = 0.0
+    powered: Any = 0.0
     for fmt, count in work.flops.items():
         compute = compute + count / machine.rate(fmt)
+        powered = powered + count / machine.powered(fmt)
     bound_compute: Any = compute
     if work.fewest:
         bound_compute = 0.0
@@ -154,7 +167,7 @@ def terms_of(model: WorkModel, params: Mapping[str, Any], machine: Machine, warm
     bound = xp.most(xp.most(bound_compute, bound_memory), bound_link)
     rounds = sum(work.messages.values()) if work.messages else 0.0
     return Terms(
-        compute, memory, link, bound, bound_compute, bound_memory, moved, rounds, bound_link, work.link_bytes,
+        compute, powered, memory, link, bound, bound_compute, bound_memory, moved, rounds, bound_link, work.link_bytes,
         work.details,
     )  # fmt: skip
 

@@ -121,7 +121,7 @@ class Encoder:
             model=work_model(words.op),
             fixed={**fixed, "dtype": words.dtype},
             warm=words.regime in WARM_REGIMES,
-            curve=self.base.find(self.collective, words.op, words.device, words.regime),
+            curve=self.base.find(self.collective, words),
             hot=hot,
             unseen=tuple(dict.fromkeys(unseen)),
         )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wattline.predictors.learners import Gaussian, Learner, Linear, Network
+from wattline.predictors import forest
+from wattline.predictors.forest import Forest
+from wattline.predictors.learners import Gaussian, Learner, Linear, Network, Stacked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,11 +36,13 @@ class Fitted:
         learner: fitted on all rows.
         held_out: predictions ``(n,)`` for each row by models that had not seen its group.
         scores: mean absolute error on held-out rows, by candidate.
+        trend: the best ridge regression.
     """
 
     learner: Learner
     held_out: Array
     scores: dict[str, float]
+    trend: Linear
 
 
 def group_folds(groups: NDArray[Any], count: int, seed: int) -> NDArray[np.int64]:
@@ -81,7 +88,8 @@ def fit_learner(
 
     if len(folds) < 2 or len(y) < 8:
         held = np.full(len(y), np.median(y))
-        return Fitted(Linear.constant(y, d), held, {"analytical": float(np.mean(np.abs(held - y)))})
+        middle = Linear.constant(y, d)
+        return Fitted(middle, held, {"analytical": float(np.mean(np.abs(held - y)))}, middle)
 
     def cross(make: Any) -> Array:
         held = np.empty(len(y))
@@ -115,7 +123,68 @@ def fit_learner(
     else:
         network, held = _fit_network(x, y, fold, penalty=penalty, seed=seed, drop=drop, effort=effort)
         consider("ridge + network", held, lambda a, b: network)
-    return Fitted(best[3](x, y), best[2], scores)
+        if not forest.unavailable():
+            alone = (Linear(np.zeros(d), 0.0), np.zeros(len(y)))
+            for name, (smooth, start) in {"trees": alone, "ridge + network + trees": (network, held)}.items():
+                trees, left = _fit_forest(x, y - start, fold, seed=seed, effort=effort)
+                stacked = Stacked(smooth, trees)
+                consider(name, start + left, lambda a, b, stacked=stacked: stacked)
+    return Fitted(best[3](x, y), best[2], scores, Linear.fit(x, y, penalty))
+
+
+SLOPES = ("log_base", "log_floor_share", "compute_share", "log_balance", "log_link")
+"""Features along which a new device may differ before its kernels differ in shape."""
+
+
+def fit_correction(x: Array, y: Array, fold: NDArray[np.int64], names: Sequence[str]) -> Fitted:
+    """What a few rows say of a model's errors: a level, then slopes, then a shape.
+
+    Args:
+        x: standardised features ``(n, d)``.
+        y: log(measured / predicted) ``(n,)``.
+        fold: fold of each row.
+        names: of the features.
+    """
+    d = x.shape[1]
+    few = [i for i, name in enumerate(names) if name in SLOPES]
+    scores: dict[str, float] = {}
+    best: tuple[float, Array, Callable[[Array, Array], Linear | Gaussian]] | None = None
+    candidates: dict[str, Callable[[Array, Array], Linear | Gaussian]] = {"level": lambda a, b: Linear.constant(b, d)}
+    if len(np.unique(fold)) > 1 and len(y) >= 8:
+        for penalty in (0.3, 0.03):
+            candidates[f"slopes {penalty:g}"] = lambda a, b, penalty=penalty: Linear.fit(a, b, penalty, few)  # type: ignore[misc]
+            candidates[f"ridge {penalty:g}"] = lambda a, b, penalty=penalty: Linear.fit(a, b, penalty)  # type: ignore[misc]
+        for length in _LENGTHS:
+            for noise in (0.1, 1.0):
+                candidates[f"gaussian {length:g} {noise:g}"] = (
+                    lambda a, b, length=length, noise=noise: Gaussian.fit(a, b, 1.0, length, noise)  # type: ignore[misc]
+                )
+    for name, make in candidates.items():
+        held = np.full(len(y), np.median(y))
+        for f in np.unique(fold) if len(candidates) > 1 else ():
+            held[fold == f] = make(x[fold != f], y[fold != f]).predict(x[fold == f])
+        scores[name] = float(np.mean(np.abs(held - y)))
+        if best is None or scores[name] < 0.97 * best[0]:
+            best = (scores[name], held, make)
+    assert best is not None
+    return Fitted(best[2](x, y), best[1], scores, Linear.constant(y, d))
+
+
+def _fit_forest(x: Array, y: Array, fold: NDArray[np.int64], *, seed: int, effort: float) -> tuple[Forest, Array]:
+    """Trees grown on all rows, and what those grown without a fold say of it."""
+    count = max(8, round(effort * forest.TREES))
+
+    def grown(rows: NDArray[np.int64]) -> Forest:
+        return Forest.fit(x[rows], y[rows], seed=seed, trees=count)
+
+    folds = [int(f) for f in np.unique(fold)]
+    parts = [np.arange(len(y)), *(np.flatnonzero(fold != f) for f in folds)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the compiled loops need no interpreter
+        whole, *without = pool.map(grown, parts)
+    held = np.empty(len(y))
+    for f, trees in zip(folds, without, strict=True):
+        held[fold == f] = trees.predict(x[fold == f])
+    return whole, held
 
 
 def _fit_network(
@@ -128,16 +197,16 @@ def _fit_network(
     drop: list[NDArray[np.int64]],
     effort: float,
 ) -> tuple[Network, Array]:
-    """One network per fold, each trained without it; together they predict, each judged on the fold it never saw."""
+    """A network trained on all rows, and what those trained beside it, each without a fold, say of that fold."""
     import torch
 
     rng = np.random.default_rng(seed)
     folds = [int(f) for f in np.unique(fold)]
-    count, (n, d) = len(folds), x.shape
+    count, (n, d) = len(folds) + 1, x.shape
     linear = Linear.fit(x, y, penalty)
     residual = y - linear.predict(x)
     scale = float(np.mean(np.abs(residual))) + 1e-9
-    members = [np.flatnonzero(fold != f) for f in folds]
+    members = [*(np.flatnonzero(fold != f) for f in folds), np.arange(n)]
 
     batch = int(np.clip(n // 40, 128, 512))
     steps = int(effort * np.clip(40 * n / batch, 1200, 3000))
@@ -178,10 +247,10 @@ def _fit_network(
     arrays = [t.detach().numpy().copy() for t in flat]
     arrays[-2] *= scale
     arrays[-1] *= scale
-    network = Network(linear, [(arrays[0], arrays[1]), (arrays[2], arrays[3]), (arrays[4], arrays[5])])
+    together = Network(linear, [(arrays[i], arrays[i + 1]) for i in range(0, len(arrays), 2)])
     held = np.empty(n)
     for start in range(0, n, 8192):
         part = slice(start, start + 8192)
-        alone = network.members(x[part])
+        alone = together.members(x[part])
         held[part] = linear.predict(x[part]) + alone[np.searchsorted(folds, fold[part]), np.arange(alone.shape[1])]
-    return network, held
+    return Network(linear, [(w[-1:], b[-1:]) for w, b in together.layers]), held

@@ -21,6 +21,7 @@ def moe(p: Mapping[str, Any]) -> Work:
     FLOPs: ``2 routed weights_per_expert``. Bytes: the weights of every active expert once, tokens read and
     written once. Active experts with balanced routing: ``min(experts, tokens top_k) / ep``. Under skewed
     routing fewer are certain; all that must be is one for every choice of one token: ``min(experts, top_k) / ep``.
+    ``expert_bytes`` of the details are the weights of one expert on one rank.
 
     Args:
         p: ``tokens``, ``hidden``, ``intermediate``, ``experts``, ``top_k``, ``dtype``; may be left out: ``tp`` (1),
@@ -38,4 +39,5 @@ def moe(p: Mapping[str, Any]) -> Work:
         flops={fmt.rate: 2.0 * tokens * top_k * weights / ep},
         bytes_read={"device": active * weights * fmt.bytes + 1.0 * tokens * p["hidden"] * activation_bytes},
         bytes_written={"device": 1.0 * tokens * p["hidden"] * result.bytes},
+        details={"expert_bytes": weights * fmt.bytes},
     )

@@ -1,0 +1,291 @@
+"""Boosted oblivious trees: what sharp steps a kernel's speed has (another tile, another algorithm), they learn.
+
+Every tree asks the same question of all rows at each of its levels, so that the answers to its questions are the bits
+of the number of a leaf (Kohavi, Bottom-Up Induction of Oblivious Read-Once Decision Graphs, 1994; Prokhorenkova et
+al., CatBoost, 2018). That is what makes them cheap: one row is a comparison, a packing of bits and a look-up for all
+trees at once, and many rows are comparisons of whole columns. Trees are added in the manner of gradient boosting
+(Friedman, Greedy Function Approximation, 2001) on squared error whose largest residuals are clipped.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+TREES = 500
+DEPTH = 8
+"""Levels of a tree: as many as a byte has bits."""
+LEAVES = 1 << DEPTH
+RATE = 0.12
+"""Share of its best correction that a tree adds."""
+PENALTY = 0.2
+"""Rows of residual zero that every leaf is thought to hold besides its own."""
+CLIP = 6.0
+"""Residuals count as at most so many times their median size."""
+BINS = 64
+"""Values that a feature is told apart by."""
+FEATURES = 1.0
+"""Share of the features among which a tree chooses."""
+_CHUNK = 32768
+"""Rows evaluated at once: long enough that calls of numpy cost little, short enough for a core's cache."""
+
+
+class Forest:
+    """Trees that add up.
+
+    Attributes:
+        bias: added to every row.
+        feature: ``(trees, 8)``, the column that each level asks about.
+        cut: ``(trees, 8)`` float32, above which the answer is one.
+        leaf: ``(trees, 256)`` float32, what each leaf adds.
+    """
+
+    def __init__(self, bias: float, feature: NDArray[Any], cut: NDArray[Any], leaf: NDArray[Any]) -> None:
+        self.bias = float(bias)
+        self.feature = np.ascontiguousarray(feature, np.int64)
+        self.cut = np.ascontiguousarray(cut, np.float32)
+        self.leaf = np.ascontiguousarray(leaf, np.float32)
+        self._flat = self.leaf.reshape(-1)
+        self._first = np.arange(len(self.leaf), dtype=np.int64) * LEAVES
+        self._columns, self._cuts = self.feature.reshape(-1), self.cut.reshape(-1)
+        # Many levels ask the same question: it is answered once for a column of rows.
+        pairs = np.stack([self._columns.astype(np.float64), self._cuts.astype(np.float64)], axis=1)
+        questions, index = np.unique(pairs, axis=0, return_inverse=True)
+        self._questions = [(int(column), np.float32(cut)) for column, cut in questions]
+        self._asked: list[list[int]] = index.reshape(self.feature.shape).tolist()
+
+    def predict(self, x: Array) -> Array:
+        """What the trees add up to for features ``(n, d)``."""
+        n = len(x)
+        if n == 1:
+            return np.array([self.predict_one(x[0])])
+        columns = np.ascontiguousarray(x.T, np.float32)
+        out = np.empty(n)
+        starts = range(0, n, _CHUNK)
+        workers = min(len(starts), len(os.sched_getaffinity(0)))
+        if workers < 2:
+            for start in starts:
+                self._some(columns, out, start)
+        else:  # numpy lets go of the interpreter in every call made here
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(lambda start: self._some(columns, out, start), starts))
+        return out
+
+    def predict_one(self, row: Array) -> float:
+        """The same for one row ``(d,)``."""
+        bits = row.astype(np.float32)[self._columns] > self._cuts
+        leaves = np.packbits(bits) + self._first
+        return self.bias + float(self._flat[leaves].sum(dtype=np.float64))
+
+    def _some(self, columns: NDArray[np.float32], out: Array, start: int) -> None:
+        part = columns[:, start : start + _CHUNK]
+        n = part.shape[1]
+        answers = np.empty((len(self._questions), n), np.uint8)
+        for answer, (column, cut) in zip(answers, self._questions, strict=True):
+            np.greater(part[column], cut, out=answer.view(np.bool_))
+        total, index, value = np.zeros(n), np.empty(n, np.uint8), np.empty(n, np.float32)
+        for asked, leaf in zip(self._asked, self.leaf, strict=True):
+            index[:] = answers[asked[0]]
+            for question in asked[1:]:
+                np.add(index, index, out=index)
+                np.bitwise_or(index, answers[question], out=index)
+            np.take(leaf, index, out=value, mode="clip")
+            total += value
+        out[start : start + n] = total + self.bias
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its state as arrays."""
+        feature = self.feature.astype(np.uint16)
+        return {"bias": np.array([self.bias]), "feature": feature, "cut": self.cut, "leaf": self.leaf}
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Forest:
+        """From :meth:`arrays`.
+
+        Raises:
+            ValueError: the arrays do not fit each other.
+        """
+        feature, cut, leaf = a["feature"], a["cut"], a["leaf"]
+        if feature.shape != cut.shape or feature.shape[1:] != (DEPTH,) or leaf.shape != (len(feature), LEAVES):
+            raise ValueError(f"trees of shapes {feature.shape}, {cut.shape}, {leaf.shape}")
+        return cls(float(a["bias"][0]), feature, cut, leaf)
+
+    # -- learning -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(cls, x: Array, y: Array, *, seed: int, trees: int = TREES, rate: float = RATE) -> Forest:
+        """Boost trees on ``y (n,)``.
+
+        Args:
+            x: features ``(n, d)``.
+            y: targets ``(n,)``.
+            seed: of the features among which each tree chooses.
+            trees: how many.
+            rate: share of its best correction that a tree adds.
+        """
+        x = x.astype(np.float32)  # what is asked when predicting
+        borders = [_borders(column) for column in x.T]
+        used = np.array([i for i, b in enumerate(borders) if len(b)], np.int64)
+        feature, cut = np.zeros((trees, DEPTH), np.int64), np.full((trees, DEPTH), np.inf, np.float32)
+        leaf = np.zeros((trees, LEAVES), np.float32)
+        bias = float(np.median(y))
+        if len(used):
+            bins = np.stack([np.searchsorted(borders[i], x[:, i], side="left").astype(np.uint8) for i in used])
+            counts = np.array([len(borders[i]) + 1 for i in used], np.int64)
+            rng = np.random.default_rng(seed)
+            many = max(1, round(FEATURES * len(used)))
+            chosen = np.stack([rng.permutation(len(used))[:many] for _ in range(trees)])
+            level = np.zeros((trees, DEPTH), np.int64)
+            _boost()(bins, counts, y - bias, chosen, feature, level, leaf, rate, PENALTY, CLIP)
+            for t, d in np.ndindex(trees, DEPTH):
+                f = feature[t, d]
+                if level[t, d] < len(borders[used[f]]):
+                    cut[t, d] = borders[used[f]][level[t, d]]
+                feature[t, d] = used[f]
+        return cls(bias, feature, cut, leaf)
+
+
+def unavailable() -> str:
+    """Why trees cannot be grown here, or ''."""
+    from importlib.util import find_spec
+
+    return "" if find_spec("numba") else "numba is not installed"
+
+
+def _borders(column: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values that tell a feature apart: between all its values, or at quantiles where they are many."""
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) > BINS:
+        share = np.cumsum(counts) / len(column)
+        at = np.unique(np.searchsorted(share, np.arange(1, BINS) / BINS, side="left"))
+        at = at[at < len(values) - 1]
+    else:
+        at = np.arange(len(values) - 1)
+    middle = (values[at].astype(np.float64) + values[at + 1]) / 2
+    # Rounded, the middle may be the upper value: the question is "above?", so the lower one serves as well.
+    return np.asarray(np.where(middle.astype(np.float32) < values[at + 1], middle, values[at]), np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _boost() -> Any:
+    """The compiled loop over trees; compiled once for this machine where the package's folder can be written."""
+    from importlib import import_module
+
+    numba: Any = import_module("numba")
+    options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(grow)
+    except RuntimeError:  # nowhere to keep what was compiled
+        return numba.njit(**options)(grow)
+
+
+def grow(  # noqa: PLR0917 (a compiled function takes no keywords)
+    bins: Any, counts: Any, residual: Any, chosen: Any, feature: Any, level: Any, leaf: Any,
+    rate: float, penalty: float, clip: float,
+) -> None:  # fmt: skip
+    """Grow trees one after the other; plain loops, to be compiled.
+
+    Args:
+        bins: ``(features, n)`` uint8, the bin of each row.
+        counts: ``(features,)``, how many bins each feature has.
+        residual: ``(n,)`` what is left to explain; changed in place.
+        chosen: ``(trees, k)`` features among which each tree chooses.
+        feature, level: ``(trees, 8)`` filled in: the feature asked and the bin above which the answer is one.
+        leaf: ``(trees, 256)`` filled in.
+        rate, penalty, clip: see the constants of this module.
+    """
+    n = bins.shape[1]
+    trees, depth = feature.shape
+    many = chosen.shape[1]
+    most = 0
+    for c in counts:
+        most = max(most, c)
+    half = leaf.shape[1] // 2
+    sums, rows = np.zeros((many, half, most)), np.zeros((many, half, most))
+    old_sums, old_rows = np.zeros((many, half, most)), np.zeros((many, half, most))
+    place, gradient = np.zeros(n, np.int64), np.zeros(n)
+    score, held, wanted = np.zeros(most), np.zeros(2 * half), np.zeros(2 * half, np.bool_)
+    limit = 0.0
+    for tree in range(trees):
+        if tree % 10 == 0:
+            limit = clip * np.median(np.abs(residual)) + 1e-12
+        for i in range(n):
+            gradient[i] = min(max(residual[i], -limit), limit)
+            place[i] = 0
+        for depth_now in range(depth):
+            leaves = 1 << depth_now
+            # Only the smaller child of each leaf is summed; its sibling is what remains of the parent.
+            if depth_now == 0:
+                wanted[0] = True
+            else:
+                for q in range(leaves):
+                    held[q] = 0.0
+                for i in range(n):
+                    held[place[i]] += 1.0
+                for q in range(0, leaves, 2):
+                    wanted[q] = held[q] < held[q + 1]
+                    wanted[q + 1] = not wanted[q]
+                sums, old_sums = old_sums, sums
+                rows, old_rows = old_rows, rows
+            best, best_feature, best_bin = -1.0, 0, most
+            for k in range(many):
+                f = chosen[tree, k]
+                width = counts[f]
+                s, r = sums[k], rows[k]
+                for q in range(leaves):
+                    for b in range(width):
+                        s[q, b] = 0.0
+                        r[q, b] = 0.0
+                for i in range(n):
+                    q = place[i]
+                    if wanted[q]:
+                        b = bins[f, i]
+                        s[q, b] += gradient[i]
+                        r[q, b] += 1.0
+                if depth_now > 0:
+                    for q in range(leaves):
+                        if not wanted[q]:
+                            for b in range(width):
+                                s[q, b] = old_sums[k, q // 2, b] - s[q ^ 1, b]
+                                r[q, b] = old_rows[k, q // 2, b] - r[q ^ 1, b]
+                for b in range(width):
+                    score[b] = 0.0
+                for q in range(leaves):
+                    total, whole = 0.0, 0.0
+                    for b in range(width):
+                        total += s[q, b]
+                        whole += r[q, b]
+                    if whole > 0.5:
+                        left, few = 0.0, 0.0
+                        for b in range(width - 1):
+                            left += s[q, b]
+                            few += r[q, b]
+                            right = total - left
+                            score[b] += left * left / (few + penalty) + right * right / (whole - few + penalty)
+                for b in range(width - 1):
+                    if score[b] > best:
+                        best, best_feature, best_bin = score[b], f, b
+            feature[tree, depth_now] = best_feature
+            level[tree, depth_now] = best_bin
+            for i in range(n):
+                place[i] = 2 * place[i] + (1 if bins[best_feature, i] > best_bin else 0)
+        for q in range(leaf.shape[1]):
+            leaf[tree, q] = 0.0
+            held[q] = 0.0
+        for i in range(n):
+            leaf[tree, place[i]] += gradient[i]
+            held[place[i]] += 1.0
+        for q in range(leaf.shape[1]):
+            leaf[tree, q] = rate * leaf[tree, q] / (held[q] + penalty)
+        for i in range(n):
+            residual[i] -= leaf[tree, place[i]]
