@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from wattline.collectors.device import AcceleratorDevice, CpuDevice, Device, open_device
-from wattline.collectors.energy import find_energy_sensor
+from wattline.collectors.energy import EnergySensor, find_energy_sensor
+from wattline.collectors.environment import environment_id, snapshot
+from wattline.device import DeviceSpec
+from wattline.record import Reason
 from wattline.suites.workload import Machine
 
 _ACCELERATOR_NODES = ("dev/nvidiactl", "dev/nvidia0", "dev/kfd", "dev/dxg", "dev/accel", "dev/habanalabs")
@@ -52,6 +57,48 @@ def _cpu_machine(version: tuple[int, int]) -> Machine:
         kind="cpu", torch_version=version, memory_bytes=cpu.free_memory(), cache_bytes=cpu.cache_bytes(),
         energy=_sensor("cpu", 0),
     )  # fmt: skip
+
+
+def greeting(device: Device, spec: DeviceSpec, gpu: Any, energy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker, or the first of several ranks, says of itself when it is ready.
+
+    Args:
+        device: that it runs on.
+        spec: its description.
+        gpu: what NVML knows of it (a dataclass).
+        energy: of :func:`sensor_facts`.
+    """
+    environment, timer = snapshot(), device.timer()
+    return {
+        "device": spec.to_dict(),
+        "gpu": asdict(gpu),
+        "environment": environment,
+        "environment_id": environment_id(environment),
+        "timer": {"name": timer.name, "min_batch_s": timer.min_batch_s, "overhead_s": timer.overhead_s()},
+        "energy": dict(energy),
+    }
+
+
+def sensor_facts(sensor: EnergySensor, *, reason: Reason | None = None, levels_missing: str = "") -> dict[str, Any]:
+    """What a run's manifest says of its energy sensor.
+
+    Args:
+        sensor: of the device, or of rank 0's.
+        reason: why there are no joules although this sensor can be read.
+        levels_missing: why the power at rest is not known.
+    """
+    why = reason or sensor.reason
+    return {
+        "available": why is None,
+        "name": sensor.name,
+        "reason": None if why is None else {"code": why.code, "message": why.message},
+        "source": sensor.source,
+        "scope": sensor.scope,
+        "remedy": sensor.remedy,
+        "levels": {name: asdict(level) for name, level in getattr(sensor, "levels", {}).items()},
+        "levels_missing": levels_missing,
+        "profiles": [{"source": s.label, **asdict(s.profile)} for s in getattr(sensor, "sources", ())],
+    }
 
 
 def _sensor(kind: str, index: int) -> str:

@@ -9,23 +9,20 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from wattline.case import Case
 from wattline.collectors.device import Device, open_device
 from wattline.collectors.energy import EnergySensor, find_energy_sensor
 from wattline.collectors.energy.profiles import device_of
-from wattline.collectors.environment import environment_id, snapshot
 from wattline.collectors.nvml_device import identify
 from wattline.collectors.telemetry import Telemetry, telemetry_for
 from wattline.device import Ceilings, DeviceSpec
 from wattline.errors import DeviceError, SensorError, WattlineError
-from wattline.record import Record
-from wattline.run import PlannedCase, now_iso
+from wattline.run import PlannedCase
 from wattline.suites import protocol
-from wattline.suites.machine import machine_of, may_have_accelerator
-from wattline.suites.measure.case import KERNEL_ERRORS, CaseRunner, classify
+from wattline.suites.machine import greeting, machine_of, may_have_accelerator, sensor_facts
+from wattline.suites.measure.case import KERNEL_ERRORS, CaseRunner, sticky_record
 from wattline.suites.settings import MeasureSettings
 from wattline.suites.workload import Machine
 
@@ -84,28 +81,8 @@ class Worker:
         self._telemetry = telemetry_for(device.kind, device.index, uuid=gpu.uuid)
         self._energy = sensor
         self._renew()
-        environment = snapshot()
-        timer = device.timer()
-        reason = self._energy.reason
-        self._send(
-            protocol.READY,
-            device=self._spec.to_dict(),
-            gpu=asdict(gpu),
-            environment=environment,
-            environment_id=environment_id(environment),
-            timer={"name": timer.name, "min_batch_s": timer.min_batch_s, "overhead_s": timer.overhead_s()},
-            energy={
-                "available": self._energy.available,
-                "name": self._energy.name,
-                "reason": None if reason is None else {"code": reason.code, "message": reason.message},
-                "source": sensor.source,
-                "scope": sensor.scope,
-                "remedy": sensor.remedy,
-                "levels": {k: asdict(v) for k, v in getattr(sensor, "levels", {}).items()},
-                "levels_missing": levelled,
-                "profiles": [{"source": s.label, **asdict(s.profile)} for s in getattr(sensor, "sources", ())],
-            },
-        )
+        energy = sensor_facts(sensor, levels_missing=levelled)
+        self._send(protocol.READY, **greeting(device, self._spec, gpu, energy))
 
     def _renew(self) -> None:
         if not (self._device and self._machine and self._spec and self._telemetry and self._energy):
@@ -144,11 +121,7 @@ class Worker:
             record = self._runner.run(planned, seed=seed, sequence=sequence)
         except (DeviceError, *KERNEL_ERRORS) as error:
             # The device calls it sticky: report what happened, and let the parent replace this process.
-            status, reason = classify(error)
-            sticky = Record(
-                planned.case, status, self._spec.id, reason=reason, variant=planned.variant, seed=seed,
-                started_at=now_iso(), sequence=sequence,
-            )  # fmt: skip
+            sticky = sticky_record(error, planned, self._spec.id, seed=seed, sequence=sequence)
             self._send(protocol.STICKY, record=sticky.to_json())
             return
         if self._runner.trace is not None:

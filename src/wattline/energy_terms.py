@@ -26,6 +26,8 @@ BUDGET: dict[str, str] = {
     "quantisation": "steps of the sensor in time and value, and the gaps between polls",
     "trial": "spread of the readings within the window",
     "drift": "change of the power during the window",
+    "gaps": "the share of a load of several ranks in which they waited for each other between batches; upwards only",
+    "pace": "unevenness of a call's time over a load of several ranks; for information; part of what overlap saves",
     "unseen": "the share of each period that a sensor in step with the calls never looks at",
     "gain": "systematic error of the sensor, proportional; software cannot remove it",
     "cross_check": "difference from the second source; for information, not part of the interval",

@@ -7,7 +7,6 @@ from typing import Any
 
 from wattline.formats import number_format
 from wattline.params import DType, Int, Params
-from wattline.reasons import Reason
 from wattline.suites.collectives import data, rings
 from wattline.suites.collectives.kernel import (
     FORMATS,
@@ -19,10 +18,11 @@ from wattline.suites.collectives.kernel import (
     backend_here,
     enough_ranks,
     summable,
+    unless,
 )  # fmt: skip
 from wattline.suites.collectives.shapes import SIZES
 from wattline.suites.registry import implementation, workload
-from wattline.suites.workload import BuildContext, Machine, ParamValues, Requirement
+from wattline.suites.workload import BuildContext, ParamValues, Requirement
 
 OP = "collectives.algorithm"
 LEVELS = {"hierarchical2": 2, "hierarchical3": 3}
@@ -104,17 +104,13 @@ class AlgorithmWorkload(GroupWorkload):
 
 
 def _divides(levels: int) -> Requirement:
-    def unmet(p: ParamValues, machine: Machine) -> Reason | None:
+    def refusal(p: ParamValues) -> str:
         size, fan = int(p["world_size"]), int(p["fan"])
-        if rings.level_widths(size, levels, fan):
-            return None
         lower = fan ** (levels - 1)
-        return Reason(
-            "no_hierarchy", f"{levels} levels of {fan} ranks need a multiple of {lower} from {2 * lower} ranks on, and "
-            f"{size} take part",
-        )  # fmt: skip
+        words = f"{levels} levels of {fan} ranks need a multiple of {lower} from {2 * lower} ranks on"
+        return "" if rings.level_widths(size, levels, fan) else f"{words}, and {size} take part"
 
-    return Requirement(f"ranks that divide into {levels} levels", unmet)
+    return unless(f"ranks that divide into {levels} levels", "no_hierarchy", refusal)
 
 
 def _register(name: str) -> None:

@@ -71,8 +71,11 @@ class GroupKernel(Kernel):
         token: what must be the same on every rank, in words (``"1024 x fp32"``); compared before anything is sent.
         stages: parts of the operation by name, each measured alone after the whole: facts ``<name>_s``.
         finish: derives further facts from those of all stages; run on rank 0.
-        per_rank: read on every rank after the measurement and recorded from all of them, as lists by rank.
+        per_rank: read on every rank after the measurement and recorded from those that take part, as lists by rank.
         moved_bytes: S as really used, where sizes are rounded to whole elements; 0: the case's ``bytes``.
+        metered: whether joules are measured where there is a sensor: not of what is slowed on purpose.
+        metered_stages: stages whose joules are measured apart as well; ``finish`` finds those of all of them, and of
+            the ``"call"``, in the fact ``"joules"``, where there are some.
     """
 
     verify: Callable[[], Verdict] | None = None
@@ -83,6 +86,8 @@ class GroupKernel(Kernel):
     finish: Callable[[dict[str, Any]], None] | None = None
     per_rank: Callable[[], dict[str, Any]] | None = None
     moved_bytes: int = 0
+    metered: bool = True
+    metered_stages: Sequence[str] = ()
 
 
 class GroupContext(Builder):
@@ -164,14 +169,30 @@ def backend_here() -> Requirement:
     return Requirement("a backend for the device", unmet)
 
 
+def unless(text: str, code: str, refusal: Callable[[ParamValues], str]) -> Requirement:
+    """Parameters that the operation can take.
+
+    Args:
+        text: what is needed, in words.
+        code: of the reason.
+        refusal: why these parameters will not do; empty where they do.
+    """
+
+    def unmet(p: ParamValues, machine: Machine) -> Reason | None:
+        why = refusal(p)
+        return Reason(code, why) if why else None
+
+    return Requirement(text, unmet)
+
+
 def summable(limits: Mapping[str, int]) -> Requirement:
     """Few enough ranks that a sum of small whole numbers over them is exact in the format."""
 
-    def unmet(p: ParamValues, machine: Machine) -> Reason | None:
+    def refusal(p: ParamValues) -> str:
         most = limits[str(p["dtype"])]
         if int(p["world_size"]) <= most:
-            return None
-        return Reason("not_exact", f"a sum over more than {most} ranks cannot be checked bit by bit in {p['dtype']}")
+            return ""
+        return f"a sum over more than {most} ranks cannot be checked bit by bit in {p['dtype']}"
 
-    return Requirement("a sum that the format holds exactly", unmet)
+    return unless("a sum that the format holds exactly", "not_exact", refusal)
 

@@ -71,33 +71,39 @@ def synchronised_run(synchronize: Callable[[], None]) -> Run:
     return run
 
 
-def event_run(device: Device, *, asynchronous: bool) -> Run:
-    """Calls that are queued on an accelerator, by its events on the current stream."""
+def event_run(device: Device, *, asynchronous: bool, each: bool = True) -> Run:
+    """Calls that are queued on an accelerator, by its events on the current stream; ``each``: of every call."""
     import torch
 
     events: list[Any] = []
 
     def run(calls: Sequence[Any]) -> tuple[int, list[int]]:
-        while len(events) <= len(calls):
+        while len(events) <= (len(calls) if each else 1):
             events.append(torch.Event(device.torch_device, enable_timing=True))
         pending: deque[Any] = deque()
         at = 0
+
+        def mark() -> None:
+            nonlocal at
+            at += 1
+            events[at].record()
+
         events[0].record()
         for call in calls:
             handle = call()
-            if not asynchronous:
-                at += 1
-                events[at].record()
-                continue
-            pending.append(handle)
-            if len(pending) >= OUTSTANDING:
+            if asynchronous:
+                pending.append(handle)
+                if len(pending) < OUTSTANDING:
+                    continue
                 pending.popleft().wait()  # the stream waits, not the host
-                at += 1
-                events[at].record()
+            if each:
+                mark()
         while pending:
             pending.popleft().wait()
-            at += 1
-            events[at].record()
+            if each:
+                mark()
+        if not each:
+            mark()
         events[at].synchronize()
         steps = [round(events[i].elapsed_time(events[i + 1]) * 1e6) for i in range(at)]
         return round(events[0].elapsed_time(events[at]) * 1e6), steps
@@ -110,13 +116,13 @@ def _durations(begin: int, stamps: list[int]) -> tuple[int, list[int]]:
     return (stamps[-1] - begin if stamps else 0), each
 
 
-def runner_for(device: Device, kernel: GroupKernel, regime: str) -> Run:
-    """How the calls of a kernel are timed on a device in a regime."""
+def runner_for(device: Device, kernel: GroupKernel, regime: str, *, each: bool = True) -> Run:
+    """How the calls of a kernel are timed on a device in a regime; ``each``: every call, or all of them together."""
     if device.kind == "cpu":
         return host_run_async if kernel.asynchronous else host_run
     if regime == "eager":
         return synchronised_run(device.synchronize)
-    return event_run(device, asynchronous=kernel.asynchronous and regime != "graph")
+    return event_run(device, asynchronous=kernel.asynchronous and regime != "graph", each=each)
 
 
 @dataclass

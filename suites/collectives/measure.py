@@ -6,6 +6,7 @@ so that an error becomes a record with the rank's name instead of a wait that ne
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from typing import Any
 from wattline.collectors.device import Device
 from wattline.device import DeviceSpec
 from wattline.errors import DeviceError, UnsupportedError
-from wattline.record import Check, Measurement, Reason, Record
+from wattline.record import Check, Flag, Measurement, Reason, Record
 from wattline.run import PlannedCase, now_iso
 from wattline.stats import summarize
 from wattline.suites.collectives import clocks
 from wattline.suites.collectives.join import RanksLostError, World
+from wattline.suites.collectives.joules import GroupLoad, GroupMeter, Joules
 from wattline.suites.collectives.kernel import Comm, GroupContext, GroupKernel
 from wattline.suites.collectives.lockstep import Lockstep, Taken, runner_for
 from wattline.suites.collectives.sampling import (
@@ -95,6 +97,7 @@ class GroupCaseRunner:
         settings: limits and criteria.
         progress: told how it goes.
         alive: told that something moves, for the watchdog.
+        meter: measures joules; ``None``: nobody does.
     """
 
     def __init__(
@@ -107,10 +110,11 @@ class GroupCaseRunner:
         *,
         progress: Progress,
         alive: Callable[[], None],
+        meter: GroupMeter | None = None,
     ) -> None:
         self.world, self.device, self.machine, self.spec = world, device, machine, spec
         self.settings = settings
-        self._progress, self._alive = progress, alive
+        self._progress, self._alive, self._meter = progress, alive, meter
         self._timer = device.timer()
         self._sits_out = False
         self.series: list[Series] = []
@@ -314,11 +318,18 @@ class GroupCaseRunner:
         taken = lockstep.take(kernels, run, calls, sampling(settings, self._timer, call_s, single, self._progress))
         timed_s = time.perf_counter() - begin
         facts = dict(kernels[0].facts)
-        if check is not None and per_replay == 1 and kernels[0].refresh is None:
-            # What the timed calls left must be as right as the first; sums in place have grown, and are not asked.
+        # What the timed calls left must be as right as the first; sums in place have grown, and are not asked. Rank 0
+        # knows which it is: it takes part in every case, and a rank that sits this one out has nothing to put back.
+        if self.world.tell(check is not None and per_replay == 1 and kernels[0].refresh is None):
             self._verdict(record, kernels[0], get(case.op).workload.check, None)
         facts |= self._stages(kernels[0], lockstep, taken, per_replay)
         self._collect(ready, taken, per_replay, facts)
+        load = GroupLoad(
+            kernels, runner_for(self.device, kernels[0], case.regime, each=False), calls,
+            call_s=statistics.median(taken.per_call_s() or [0.0]), calls_each=per_replay,
+            takes_part=not self._sits_out,
+        )  # fmt: skip
+        joules = self._joules(kernels[0], lockstep, load, facts)
         if self.world.rank:
             return Measurement((), 1, summarize([1.0]), "")
         values = [value / per_replay for value in taken.per_call_s()]
@@ -334,14 +345,35 @@ class GroupCaseRunner:
             facts["call_s"] = stats.median_s
             kernels[0].finish(facts)
             del facts["call_s"]
+        facts.pop("joules", None)
         return Measurement(
             samples_s=tuple(values), calls_per_sample=taken.count * per_replay, stats=stats, stop=taken.stop,
             warmup_calls=warming.calls, warmup_s=warming.spent_s, warmup_stop=warming.stop,
             first_call_s=ready.first_call_s, rotations=len(kernels),
             timer=f"{'perf_counter_ns' if self.device.kind == 'cpu' else self._timer.name}, slowest rank",
             timed_s=min(timed_s, sum(taken.slowest_ns) * 1e-9), facts=facts,
-            flags=tuple(sample_flags(values, stats, settings)), check=check,
+            energy=joules.energy, flags=(*sample_flags(values, stats, settings), *joules.flags), check=check,
         )  # fmt: skip
+
+    def _joules(self, kernel: GroupKernel, lockstep: Lockstep, load: GroupLoad, facts: dict[str, Any]) -> Joules:
+        """Energy of the whole and of its metered stages, after everything that the ranks' own figures come from."""
+        metered, names = self.world.tell((kernel.metered, tuple(kernel.metered_stages)))  # a rank may sit it out
+        if self._meter is None or not metered:
+            return Joules()
+        whole = self._meter.measure(lockstep, load)
+        facts |= whole.facts
+        found, flags = {"call": whole.energy}, list(whole.flags)
+        for name in names:
+            alone = GroupKernel(kernel.stages.get(name, lambda: None), {}, refresh=kernel.refresh)
+            part = self._meter.measure(lockstep, replace(
+                load, kernels=[alone], run=runner_for(self.device, alone, "hot", each=False), calls=[alone.call],
+                call_s=facts.get(f"{name}_s", 0.0), calls_each=1,
+            ))  # fmt: skip
+            found[name] = part.energy
+            flags += [Flag(flag.code, f"{name} alone: {flag.message}") for flag in part.flags]
+        if len(found) > 1 and all(energy is not None for energy in found.values()):
+            facts["joules"] = found
+        return Joules(whole.energy, tuple(flags))
 
     def _stages(self, kernel: GroupKernel, lockstep: Lockstep, whole: Taken, per_replay: int) -> dict[str, float]:
         """The parts of the operation, each alone."""
@@ -373,7 +405,7 @@ class GroupCaseRunner:
         if found is None:
             return
         for name in found[0]["facts"]:
-            facts[name] = [each["facts"].get(name) for each in found]
+            facts[name] = [each["facts"][name] for each in found if name in each["facts"]]  # those that take part
         for rank, each in enumerate(found):
             member = self.world.members[rank]
             self.series.append(Series(rank, {

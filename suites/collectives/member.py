@@ -16,23 +16,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from wattline.case import Case
 from wattline.collectors.device import Device, open_device
-from wattline.collectors.environment import environment_id, snapshot
+from wattline.collectors.energy import find_energy_sensor
 from wattline.collectors.nvml_device import identify
 from wattline.device import Ceilings, DeviceSpec
 from wattline.errors import DeviceError, UsageError, WattlineError
-from wattline.record import Record
-from wattline.run import PlannedCase, now_iso
+from wattline.run import PlannedCase
 from wattline.suites import protocol
 from wattline.suites.collectives.join import JOIN_TIMEOUT_S, RanksLostError, World
+from wattline.suites.collectives.joules import GroupMeter
 from wattline.suites.collectives.measure import GroupCaseRunner
 from wattline.suites.collectives.world import Place, find_place
-from wattline.suites.machine import machine_of, may_have_accelerator
-from wattline.suites.measure.case import KERNEL_ERRORS, classify
+from wattline.suites.machine import greeting, machine_of, may_have_accelerator, sensor_facts
+from wattline.suites.measure.case import KERNEL_ERRORS, sticky_record
 from wattline.suites.settings import MeasureSettings
 from wattline.suites.worker import die_with_parent
 from wattline.suites.workload import Machine
@@ -43,6 +43,7 @@ STUCK = 4
 """Exit status of a rank in which nothing moved for too long."""
 _PATIENCE, _ASKING = 0.7, 0.1  # of the deadline, before a rank gives up by itself, and to ask who is behind
 _LAST_WORDS_S = 3.0
+_NO_LEVELS = "not measured in a run of several ranks"
 
 
 class Watchdog(threading.Thread):
@@ -136,6 +137,7 @@ class Member:
         self._spec: DeviceSpec = device.spec()
         self._settings = MeasureSettings()
         self._runner: GroupCaseRunner | None = None
+        self._meter: GroupMeter | None = None
 
     def handle(self, message: Mapping[str, Any]) -> None:
         """Carry out one request, on all ranks.
@@ -150,34 +152,21 @@ class Member:
         if message.get("ceilings"):
             self._spec = self._spec.with_measured(Ceilings.from_dict(message["ceilings"]))
         self._settings = MeasureSettings.from_dict(message["settings"])
+        gpu = identify(self._device.kind, self._device.index)
+        sensor = find_energy_sensor(self._device.kind, index=self._device.index, uuid=gpu.uuid)
+        self._meter = GroupMeter(self._world, sensor, self._settings.energy_window_s, progress=self._progress)
         self._renew()
         devices = self._world.all_say(self._spec.id, "comparing devices")
         if self._world.rank:
             return
-        environment = snapshot()
-        timer = self._device.timer()
-        reason = {
-            "code": "several_ranks", "message": "runs of several ranks measure no energy: a sensor covers a device or "
-            "a socket, and its ranks share it",
-        }  # fmt: skip
-        self._send(
-            protocol.READY,
-            device=self._spec.to_dict(),
-            gpu=asdict(identify(self._device.kind, self._device.index)),
-            environment=environment,
-            environment_id=environment_id(environment),
-            timer={"name": timer.name, "min_batch_s": timer.min_batch_s, "overhead_s": timer.overhead_s()},
-            energy={
-                "available": False, "name": "none", "reason": reason, "source": "", "scope": "", "remedy": "",
-                "levels": {}, "levels_missing": "", "profiles": [],
-            },
-            ranks=[{**member, "device_id": each} for member, each in zip(self._world.members, devices, strict=True)],
-        )  # fmt: skip
+        energy = sensor_facts(sensor, reason=self._meter.reason, levels_missing=_NO_LEVELS)
+        ranks = [{**member, "device_id": each} for member, each in zip(self._world.members, devices, strict=True)]
+        self._send(protocol.READY, **greeting(self._device, self._spec, gpu, energy), ranks=ranks)
 
     def _renew(self) -> None:
         self._runner = GroupCaseRunner(
             self._world, self._device, self._machine, self._spec, self._settings, progress=self._progress,
-            alive=self._watchdog.alive,
+            alive=self._watchdog.alive, meter=self._meter,
         )  # fmt: skip
 
     def _probe(self, message: Mapping[str, Any]) -> None:
@@ -202,14 +191,11 @@ class Member:
         try:
             record = self._runner.run(planned, seed=seed, sequence=sequence)
         except (DeviceError, *KERNEL_ERRORS) as error:
-            status, reason = classify(error)
-            sticky = Record(
-                planned.case, status, self._spec.id, reason=reason, variant=planned.variant, seed=seed,
-                started_at=now_iso(), sequence=sequence,
-            )  # fmt: skip
+            sticky = sticky_record(error, planned, self._spec.id, seed=seed, sequence=sequence)
             self._send(protocol.STICKY, record=sticky.to_json())
+            why = sticky.reason.message if sticky.reason else ""
             raise RanksLostError(
-                f"{self._world.place.describe()} cannot go on", why=reason.message, todo="the group is formed anew"
+                f"{self._world.place.describe()} cannot go on", why=why, todo="the group is formed anew"
             ) from error
         finally:
             self._watchdog.disarm()

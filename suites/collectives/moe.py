@@ -11,7 +11,6 @@ from typing import Any
 
 from wattline.formats import number_format
 from wattline.params import Constraint, DType, Float, Int, Params
-from wattline.reasons import Reason
 from wattline.suites.collectives import data
 from wattline.suites.collectives.kernel import (
     FORMATS,
@@ -21,9 +20,10 @@ from wattline.suites.collectives.kernel import (
     GroupWorkload,
     backend_here,
     enough_ranks,
+    unless,
 )  # fmt: skip
 from wattline.suites.registry import workload
-from wattline.suites.workload import BuildContext, Machine, ParamValues, Requirement
+from wattline.suites.workload import BuildContext, ParamValues
 
 OP = "collectives.moe"
 
@@ -58,17 +58,15 @@ def imbalance(counts: list[list[int]]) -> float:
     return max(received) * len(counts) / max(1, sum(received))
 
 
-def _shared_equally() -> Requirement:
-    def unmet(p: ParamValues, machine: Machine) -> Reason | None:
-        experts, size = int(p["experts"]), int(p["world_size"])
-        if experts % size == 0:
-            return None
-        return Reason("uneven_experts", f"{experts} experts cannot be shared equally by {size} ranks")
-
-    return Requirement("experts that divide over the ranks", unmet)
+def _unshared(p: ParamValues) -> str:
+    experts, size = int(p["experts"]), int(p["world_size"])
+    return f"{experts} experts cannot be shared equally by {size} ranks" if experts % size else ""
 
 
-@workload(OP, requires=[enough_ranks(2), backend_here(), _shared_equally()])
+_SHARED_EQUALLY = unless("experts that divide over the ranks", "uneven_experts", _unshared)
+
+
+@workload(OP, requires=[enough_ranks(2), backend_here(), _SHARED_EQUALLY])
 class MoeWorkload(GroupWorkload):
     """Tokens to the ranks of their experts and back: permute, dispatch, combine, add up."""
 

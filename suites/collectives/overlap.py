@@ -2,6 +2,8 @@
 
 Both work on data of their own, so that nothing but the hardware couples them. ``t_both`` is the case's time; each side
 alone is a stage. The collective is started first, as by a framework that has gradients to send while it computes.
+Where sensors are, the joules of each side alone and of both at once say what overlap saves: the power of a device that
+waits, for as long as it no longer has to.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 from wattline.formats import number_format
 from wattline.params import Choice, DType, Int, Params
+from wattline.record import Energy
 from wattline.suites.collectives import data
 from wattline.suites.collectives.kernel import (
     WORLD,
@@ -41,6 +44,36 @@ def efficiency(compute_s: float, comm_s: float, both_s: float) -> dict[str, floa
         "overlap_efficiency": (compute_s + comm_s - both_s) / min(compute_s, comm_s),
         "speedup": (compute_s + comm_s) / both_s,
     }
+
+
+def energies(compute: Energy, comm: Energy, both: Energy) -> dict[str, Any]:
+    """The facts of three joules: of each side alone, of both at once, and what overlap saves.
+
+    Returns:
+        Per side ``_energy_j``, ``_energy_range_j`` (its interval) and ``_power_w``; ``energy_saving``: the share of
+        the joules of one after the other that both at once do without, below 0 where they take more, and
+        ``energy_saving_range``. The sensor's gain is the same in all three: it is in their intervals, not in that.
+        The loads follow one another, so that how evenly each went (``pace``) is in that one and not in theirs.
+    """
+    facts: dict[str, Any] = {}
+    for name, energy in (("compute", compute), ("comm", comm), ("both", both)):
+        facts[f"{name}_energy_j"] = energy.energy_j
+        facts[f"{name}_energy_range_j"] = [energy.energy_lo_j, energy.energy_hi_j]
+        facts[f"{name}_power_w"] = energy.power_w
+    low, high = ((side(compute), side(comm), side(both)) for side in (_least, _most))
+    return facts | {
+        "energy_saving": 1 - both.energy_j / (compute.energy_j + comm.energy_j),
+        "energy_saving_range": [1 - high[2] / (low[0] + low[1]), 1 - low[2] / (high[0] + high[1])],
+        "energy_source": both.source, "energy_scope": both.scope,
+    }  # fmt: skip
+
+
+def _least(energy: Energy) -> float:
+    return energy.energy_lo_j * (1 + energy.budget.get("gain", 0.0)) * (1 - energy.budget.get("pace", 0.0))
+
+
+def _most(energy: Energy) -> float:
+    return energy.energy_hi_j * (1 - energy.budget.get("gain", 0.0)) * (1 + energy.budget.get("pace", 0.0))
 
 
 class _HostClock:
@@ -198,10 +231,13 @@ class OverlapWorkload(GroupWorkload):
             facts |= efficiency(compute_s, comm_s, both_s)
             facts["compute_slowdown"] = max(facts["compute_beside_s"]) / compute_s
             facts["comm_slowdown"] = max(facts["comm_beside_s"]) / comm_s
+            if (joules := facts.get("joules")) is not None:
+                facts |= energies(joules["compute"], joules["comm"], joules["call"])
 
         return GroupKernel(
             call=lambda: clock.run(start, multiply), inputs={"a": a, "b": b, "x": x}, refresh=refresh,
             token=f"{m} x {n} x {k}, {moved} bytes", verify=verified, moved_bytes=moved,
-            stages={"compute": multiply, "comm": comm_alone}, per_rank=per_rank, finish=finish,
+            stages={"compute": multiply, "comm": comm_alone}, metered_stages=("compute", "comm"), per_rank=per_rank,
+            finish=finish,
             facts={"actual_bytes": moved},
         )  # fmt: skip

@@ -12,7 +12,6 @@ from collections import deque
 from typing import Any
 
 from wattline.params import Choice, Float, Int, Params
-from wattline.reasons import Reason
 from wattline.suites.collectives import data
 from wattline.suites.collectives.detect import Alarm, find_slow
 from wattline.suites.collectives.kernel import (
@@ -22,9 +21,10 @@ from wattline.suites.collectives.kernel import (
     GroupWorkload,
     backend_here,
     enough_ranks,
+    unless,
 )  # fmt: skip
 from wattline.suites.registry import workload
-from wattline.suites.workload import BuildContext, Machine, ParamValues, Requirement
+from wattline.suites.workload import BuildContext, ParamValues
 
 OP = "collectives.stragglers"
 _KEPT = 4000  # iterations of a case that are looked at
@@ -63,17 +63,15 @@ def _told(alarms: list[Alarm]) -> list[list[float]]:
     return [[alarm.number, alarm.iteration, alarm.factor] for alarm in alarms]
 
 
-def _victim_there() -> Requirement:
-    def unmet(p: ParamValues, machine: Machine) -> Reason | None:
-        victim, size = int(p["victim"]), int(p["world_size"])
-        if victim < size or p["inject"] == "none":
-            return None
-        return Reason("no_victim", f"rank {victim} is to be slowed, and {size} take part")
-
-    return Requirement("a victim among the ranks", unmet)
+def _no_victim(p: ParamValues) -> str:
+    victim, size = int(p["victim"]), int(p["world_size"])
+    return "" if victim < size or p["inject"] == "none" else f"rank {victim} is to be slowed, and {size} take part"
 
 
-@workload(OP, requires=[enough_ranks(2), backend_here(), _victim_there()])
+_VICTIM_THERE = unless("a victim among the ranks", "no_victim", _no_victim)
+
+
+@workload(OP, requires=[enough_ranks(2), backend_here(), _VICTIM_THERE])
 class StragglersWorkload(GroupWorkload):
     """Work, a sum over all ranks and a message to the next: a slow rank or a slow link is found and named."""
 
@@ -167,6 +165,7 @@ class StragglersWorkload(GroupWorkload):
             facts["link_median_s"] = [sorted(series)[len(series) // 2] for series in links]
 
         return GroupKernel(
+            metered=False,
             call=call, inputs={"message": message}, token=f"{count} x fp32", moved_bytes=4 * count,
             verify=lambda: data.verdict([("the sum", x, want), ("what the rank before sent", room, came_from)]),
             per_rank=per_rank, finish=finish, facts={"actual_bytes": 4 * count},

@@ -13,7 +13,6 @@ from typing import Any
 
 from wattline.formats import number_format
 from wattline.params import Choice, Constraint, DType, Int, Params
-from wattline.reasons import Reason
 from wattline.suites.collectives import data
 from wattline.suites.collectives.kernel import (
     FORMATS,
@@ -24,9 +23,10 @@ from wattline.suites.collectives.kernel import (
     Verdict,
     backend_here,
     enough_ranks,
+    unless,
 )  # fmt: skip
 from wattline.suites.registry import implementation, workload
-from wattline.suites.workload import BuildContext, Machine, ParamValues, Requirement
+from wattline.suites.workload import BuildContext, ParamValues
 
 OP = "collectives.strided"
 MOST_MESSAGES = 4096
@@ -76,14 +76,12 @@ def runs(view: Any) -> list[Any]:
     return [piece for row in view for piece in runs(row)]
 
 
-def _few_messages() -> Requirement:
-    def unmet(p: ParamValues, machine: Machine) -> Reason | None:
-        found = messages(p)
-        if found <= MOST_MESSAGES:
-            return None
-        return Reason("too_many_messages", f"it would send {found} messages, and {MOST_MESSAGES} are tried at most")
+def _too_many(p: ParamValues) -> str:
+    found = messages(p)
+    return f"it would send {found} messages, and {MOST_MESSAGES} are tried at most" if found > MOST_MESSAGES else ""
 
-    return Requirement(f"at most {MOST_MESSAGES} pieces", unmet)
+
+_FEW_MESSAGES = unless(f"at most {MOST_MESSAGES} pieces", "too_many_messages", _too_many)
 
 
 class _Parts:
@@ -180,7 +178,7 @@ class StridedWorkload(GroupWorkload):
         return parts.kernel(call, 1, stages={"pack": pack, "transfer": transfer, "unpack": unpack}, finish=finish)
 
 
-@implementation(OP, "direct", requires=[enough_ranks(2), backend_here(), _few_messages()])
+@implementation(OP, "direct", requires=[enough_ranks(2), backend_here(), _FEW_MESSAGES])
 def direct(p: ParamValues, ctx: BuildContext) -> GroupKernel:
     """Every contiguous piece as a message of its own."""
     assert isinstance(ctx, GroupContext)  # the group runner makes no other

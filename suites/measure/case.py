@@ -336,6 +336,15 @@ def classify(error: BaseException) -> tuple[str, Reason]:
     return "failed", Reason("kernel_error", f"{text}{_where(error)}")
 
 
+def sticky_record(error: BaseException, planned: PlannedCase, device_id: str, *, seed: int, sequence: int) -> Record:
+    """The record of a case after whose error its process cannot go on."""
+    status, reason = classify(error)
+    return Record(
+        planned.case, status, device_id, reason=reason, variant=planned.variant, seed=seed, started_at=now_iso(),
+        sequence=sequence,
+    )  # fmt: skip
+
+
 def _where(error: BaseException) -> str:
     """The line that raised, for errors of Python itself: their messages alone say nothing."""
     if not isinstance(error, ArithmeticError | LookupError | TypeError | AttributeError | AssertionError):

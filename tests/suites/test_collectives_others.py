@@ -45,6 +45,8 @@ CASES: Sequence[Case] = (
     case("stragglers", "torch", bytes=4096, work=128, inject="sleep", victim=2, factor=30.0),
     case("stragglers", "torch", bytes=4096, work=64, inject="link", victim=1, factor=40.0),
     case("stragglers", "torch", bytes=4096, work=64, inject="sleep", victim=4),
+    *(case(name, "torch", bytes=4096, world_size=3) for name in ("all_reduce", "all_gather")),  # rank 3 sits out
+    case("stragglers", "torch", bytes=4096, work=64, world_size=2),
 )  # fmt: skip
 
 
@@ -96,6 +98,15 @@ def test_algorithms_add_up_and_say_what_they_send(records: dict[str, Record]) ->
     assert facts_of(records, "algorithm", "ring")[0]["steps"] == [6] * 4
     assert facts_of(records, "algorithm", "hierarchical2")[0]["steps"] == [4] * 4
     assert len(facts_of(records, "algorithm", "tree") + facts_of(records, "algorithm", "library")) == 2
+
+
+def test_ranks_may_sit_a_case_out(records: dict[str, Record]) -> None:
+    for op in ("all_reduce", "all_gather"):  # one that puts its input back before every sample, one that does not
+        (facts,) = facts_of(records, op, world_size=3)
+        assert facts["ranks"] == 4
+        assert len(facts["rank_median_s"]) == 4
+    assert facts_of(records, "all_reduce", world_size=3)[0]["busbw_factor"] == pytest.approx(4 / 3)
+    assert len(facts_of(records, "stragglers", world_size=2)[0]["work_median_s"]) == 2
 
 
 def test_every_pair_is_in_the_matrix(records: dict[str, Record]) -> None:
@@ -167,7 +178,7 @@ def test_injected_slowness_is_found_and_named(records: dict[str, Record]) -> Non
     (link,) = facts_of(records, "stragglers", inject="link")
     assert [1, 2] in [[begin, end] for begin, end, *_ in link["slow_links"]]
     assert link["found_after"] <= 20
-    (clean,) = facts_of(records, "stragglers", inject="none")
+    (clean,) = facts_of(records, "stragglers", inject="none", world_size=RANKS)
     assert "found_after" not in clean
     assert clean["iterations_watched"] > 20
     assert not [name for name in clean if name.endswith("_series_s")]
