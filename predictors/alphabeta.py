@@ -17,6 +17,7 @@ import numpy as np
 
 from wattline.errors import DataError
 from wattline.predictors.lines import FEWEST, Pieces, inverse, line, pieces_of
+from wattline.units import format_bytes
 from wattline.workmodels.collectives import COLLECTIVES, busbw_factor, rounds
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _held_out(name: str, s: Array, n: Array, t: Array, seed: int) -> tuple[HeldO
     cut = max(1, len(sizes) // 4)
     trials: list[tuple[str, NDArray[np.bool_]]] = []
     if len(sizes) >= FEWEST + 1:
-        trials.append((f"sizes from {sizes[-cut]:.0f} bytes, from smaller ones", s >= sizes[-cut]))
+        trials.append((f"sizes from {format_bytes(sizes[-cut])}, from smaller ones", s >= sizes[-cut]))
     if len(worlds) > 1:
         trials.append((f"{worlds[-1]:.0f} ranks, from fewer", n == worlds[-1]))
     for what, out in trials:

@@ -11,43 +11,29 @@ from markupsafe import Markup
 from wattline.record import Record
 from wattline.reports import svg
 from wattline.reports.blocks import Figure, natural_size
+from wattline.reports.collective_rows import (
+    MAX_PANELS,
+    MAX_SERIES,
+    PREFIX,
+    Row,
+    facts_of,
+    rows_of,
+    size_of,
+    time_of,
+)  # fmt: skip
 from wattline.reports.data import ReportData
+from wattline.reports.figures_algorithms import algorithms
+from wattline.reports.figures_overlap import overlap
 from wattline.reports.findings import Finding
 from wattline.reports.svg import Panel
 from wattline.units import format_bytes, format_time
-
-PREFIX = "collectives."
-MAX_PANELS = 6
-MAX_SERIES = 8
-_Row = tuple[Record, str]
-"""A record and its anchor."""
-
-
-def _rows(data: ReportData, name: str = "") -> list[_Row]:
-    """Records that can be trusted, of one operation or of all that several ranks do; repeats left out."""
-    kept = set(data.usable["anchor"]) if len(data.records) else set()
-    found = zip(data.records, data.anchors, strict=True)
-    return [
-        (record, anchor)
-        for record, anchor in found
-        if anchor in kept and record.variant != "b" and record.case.op.startswith(PREFIX + name)
-        and (not name or record.case.op == PREFIX + name)
-    ]  # fmt: skip
-
-
-def _facts(record: Record) -> Mapping[str, Any]:
-    return record.measurement.facts if record.measurement else {}
-
-
-def _time(record: Record) -> float:
-    return float(record.time_s or 0.0)
 
 
 def figures(data: ReportData) -> list[Figure]:
     """The figures of a run of several ranks; none in any other."""
     if not any(record.case.op.startswith(PREFIX) for record in data.records):
         return []
-    made = [*_fits(data), _algorithms(data), _matrix(data), _overlap(data), _codes(data), _stragglers(data)]
+    made = [*_fits(data), algorithms(data), _matrix(data), overlap(data), _codes(data), _stragglers(data)]
     return [figure for figure in made if figure]
 
 
@@ -57,13 +43,13 @@ def figures(data: ReportData) -> list[Figure]:
 def _fits(data: ReportData) -> Iterator[Figure]:
     from wattline.predictors.links import fit_links
 
-    rows = _rows(data)
+    rows = rows_of(data)
     fitted = [f for f in fit_links([r for r, _ in rows]) if f.model and f.name != "barrier"] if _sized(rows) else []
     if not fitted:
         return
     fitted.sort(key=lambda f: (-len(np.unique(f.model.bytes)) if f.model else 0, f.label()))
     shown = sorted(fitted[:MAX_PANELS], key=lambda f: f.label())
-    by_label: dict[str, list[_Row]] = {}
+    by_label: dict[str, list[Row]] = {}
     for record, anchor in rows:
         for f in fitted:
             if record.case.op == PREFIX + f.name and _fits_conditions(record, f.conditions):
@@ -81,11 +67,12 @@ def _fits(data: ReportData) -> Iterator[Figure]:
             panel.ax.fill_between(grid, lo, hi, color=svg.SERIES[series], alpha=0.15, linewidth=0)
             panel.ax.plot(grid, time_s, color=svg.SERIES[series], linewidth=1.2)
             mine = [(r, a) for r, a in by_label[f.label()] if int(r.case.params["world_size"]) == ranks]
-            panel.points([_size(r) for r, _ in mine], [_time(r) for r, _ in mine], [a for _, a in mine], series)
+            panel.points([size_of(r) for r, _ in mine], [time_of(r) for r, _ in mine], [a for _, a in mine], series)
         panels.append(panel.svg(f"Time of {f.label()} against its size, with the fit."))
         last = model.segments[-1]
         rate = "unbounded" if np.isinf(last.bandwidth.value) else f"{last.bandwidth.value / 1e9:.3g} GB/s"
-        unseen = f"; largest sizes from smaller ones: {model.held_out[0].error:.0%} off" if model.held_out else ""
+        left_out = ", ".join(f"{held.what}: {held.error:.0%} off" for held in model.held_out)
+        unseen = f"; left out and predicted: {left_out}" if left_out else ""
         items.append(f"{f.label()}: {format_time(model.segments[0].alpha_s.value)} a round, {rate} ({model.error:.0%} "
                      f"median error of the fit{unseen})")  # fmt: skip
     worlds = sorted({int(n) for f in shown if f.model for n in f.model.ranks})
@@ -98,13 +85,13 @@ def _fits(data: ReportData) -> Iterator[Figure]:
     yield _bandwidth(fitted[:MAX_SERIES], by_label)
 
 
-def _bandwidth(fitted: Sequence[Any], by_label: Mapping[str, Sequence[_Row]]) -> Figure:
+def _bandwidth(fitted: Sequence[Any], by_label: Mapping[str, Sequence[Row]]) -> Figure:
     panel = Panel("coll-busbw", 470, 290).log("xy").titles("", "S (bytes)", "bus bandwidth (bytes/s)")
     labels = sorted(f.label() for f in fitted)
     for series, label in enumerate(labels):
-        rows = sorted(by_label[label], key=lambda row: _size(row[0]))
-        x = [_size(r) for r, _ in rows]
-        y = [float(_facts(r).get("busbw_bytes_per_s") or 0.0) for r, _ in rows]
+        rows = sorted(by_label[label], key=lambda row: size_of(row[0]))
+        x = [size_of(r) for r, _ in rows]
+        y = [float(facts_of(r).get("busbw_bytes_per_s") or 0.0) for r, _ in rows]
         panel.ax.plot(x, y, color=svg.SERIES[series], linewidth=1.0)
         panel.points(x, y, [a for _, a in rows], series)
     caption = "Bus bandwidth, by nccl-tests' definition: what the busiest rank's link carries one way."
@@ -112,16 +99,12 @@ def _bandwidth(fitted: Sequence[Any], by_label: Mapping[str, Sequence[_Row]]) ->
     return Figure("busbw", "Collectives: bus bandwidth against size", [drawing], caption, list(enumerate(labels)))
 
 
-def _sized(rows: Sequence[_Row]) -> bool:
+def _sized(rows: Sequence[Row]) -> bool:
     from wattline.workmodels.collectives import COLLECTIVES
 
     return any(
         r.case.op.removeprefix(PREFIX) in COLLECTIVES and int(r.case.params.get("world_size", 0)) > 1 for r, _ in rows
     )
-
-
-def _size(record: Record) -> float:
-    return float(_facts(record).get("actual_bytes") or record.case.params.get("bytes") or 0)
 
 
 def _fits_conditions(record: Record, conditions: Sequence[tuple[str, str]]) -> bool:
@@ -133,35 +116,15 @@ def _fits_conditions(record: Record, conditions: Sequence[tuple[str, str]]) -> b
 # What is built on them
 
 
-def _algorithms(data: ReportData) -> Figure | None:
-    rows = _rows(data, "algorithm")
-    names = sorted({record.case.impl for record, _ in rows})[:MAX_SERIES]
-    if len({_size(record) for record, _ in rows}) < 2 or len(names) < 2:
-        return None
-    panel = Panel("coll-algorithms", 470, 290).log("xy").titles("", "S (bytes)", "s")
-    for series, name in enumerate(names):
-        mine = sorted((row for row in rows if row[0].case.impl == name), key=lambda row: _size(row[0]))
-        x, y = [_size(r) for r, _ in mine], [_time(r) for r, _ in mine]
-        panel.ax.plot(x, y, color=svg.SERIES[series], linewidth=1.0)
-        panel.points(x, y, [a for _, a in mine], series)
-    best = []
-    for size in sorted({_size(r) for r, _ in rows}):
-        record = min((r for r, _ in rows if _size(r) == size), key=_time)
-        best.append(f"{record.case.impl} at {format_bytes(size)}")
-    caption = f"All-reduce by algorithms on sends and receives, beside the library's. Quickest: {', '.join(best)}."
-    drawing = panel.svg(f"Time of {len(names)} all-reduce algorithms against size.")
-    return Figure("algorithms", "All-reduce algorithms", [drawing], caption, list(enumerate(names)))
-
-
 def _matrix(data: ReportData) -> Figure | None:
-    rows = [(r, a) for r, a in _rows(data, "p2p_matrix") if _facts(r).get("matrix_bytes_per_s")][:MAX_PANELS]
+    rows = [(r, a) for r, a in rows_of(data, "p2p_matrix") if facts_of(r).get("matrix_bytes_per_s")][:MAX_PANELS]
     if not rows:
         return None
     panels: list[Markup] = []
     slow: list[str] = []
     for record, anchor in rows:
-        facts, p = _facts(record), record.case.params
-        title = f"{p['way']} way{'s' if p['way'] == 'both' else ''}, {format_bytes(_size(record))}"
+        facts, p = facts_of(record), record.case.params
+        title = f"{p['way']} way{'s' if p['way'] == 'both' else ''}, {format_bytes(size_of(record))}"
         panels.append(_cells(f"coll-pairs-{len(panels)}", title, facts["matrix_bytes_per_s"], anchor))
         slow += [f"{i} to {j} ({title})" for i, j in facts.get("slow_pairs", ())]
     caption = (
@@ -198,44 +161,19 @@ def _cells(name: str, title: str, matrix: Sequence[Sequence[float | None]], anch
     return panel.svg(f"Bandwidth of {size * (size - 1)} pairs of ranks, {title}.")
 
 
-def _overlap(data: ReportData) -> Figure | None:
-    rows = [(r, a) for r, a in _rows(data, "overlap") if "overlap_efficiency" in _facts(r)]
-    if not rows:
-        return None
-    names = [f"{r.case.params['collective']} {format_bytes(_size(r))} beside m = {r.case.params['m']}" for r, _ in rows]
-    panel = Panel("coll-overlap", 470, 90 + 34 * len(rows)).log("x").titles("", "s", "")
-    anchors, places = [a for _, a in rows], range(len(rows))
-    for series, values in enumerate((
-        [_facts(r)["compute_s"] for r, _ in rows], [_facts(r)["comm_s"] for r, _ in rows],
-        [_facts(r)["compute_s"] + _facts(r)["comm_s"] for r, _ in rows], [_time(r) for r, _ in rows],
-    )):  # fmt: skip
-        panel.points(values, places, anchors, series)
-    panel.ax.set_yticks(list(places), names)
-    panel.ax.set_ylim(-0.6, len(rows) - 0.4)
-    told = "; ".join(
-        f"{name}: {_facts(r)['overlap_efficiency']:.0%} of the shorter side hidden, product x "
-        f"{_facts(r)['compute_slowdown']:.2f}, collective x {_facts(r)['comm_slowdown']:.2f}"
-        for name, (r, _) in zip(names, rows, strict=True)
-    )
-    caption = f"A product and a collective: each alone, one after the other, and at once. {told}."
-    drawing = panel.svg(f"Times of {len(rows)} products and collectives, alone and together.")
-    legend = [(0, "product alone"), (1, "collective alone"), (2, "one after the other"), (3, "at once")]
-    return Figure("overlap", "Computing while sending", [drawing], caption, legend)
-
-
 def _codes(data: ReportData) -> Figure | None:
-    rows = [(r, a) for r, a in _rows(data, "compressed") if "relative_error" in _facts(r)]
+    rows = [(r, a) for r, a in rows_of(data, "compressed") if "relative_error" in facts_of(r)]
     names = sorted({r.case.impl for r, _ in rows})
     if len(names) < 2:
         return None
     panel = Panel("coll-codes", 470, 290).log("xy").titles("", "bytes of a row / bytes of the gradient", "s")
     for series, name in enumerate(names):
         mine = [(r, a) for r, a in rows if r.case.impl == name]
-        x = [_facts(r)["wire_bytes"] / (4 * -(-int(r.case.params["bytes"]) // 4)) for r, _ in mine]
-        panel.points(x, [_time(r) for r, _ in mine], [a for _, a in mine], series % MAX_SERIES)
+        x = [facts_of(r)["wire_bytes"] / (4 * -(-int(r.case.params["bytes"]) // 4)) for r, _ in mine]
+        panel.points(x, [time_of(r) for r, _ in mine], [a for _, a in mine], series % MAX_SERIES)
     told = []
     for record, _ in rows:
-        rate, error = _facts(record).get("pays_below_bytes_per_s"), _facts(record)["relative_error"]
+        rate, error = facts_of(record).get("pays_below_bytes_per_s"), facts_of(record)["relative_error"]
         if rate:
             told.append(f"{record.case.impl} below {rate / 1e9:.3g} GB/s (error {error:.2g})")
     caption = "Gradients summed in a lossy code, or as they are. A code pays on links slower than what its packing "
@@ -245,20 +183,20 @@ def _codes(data: ReportData) -> Figure | None:
 
 
 def _stragglers(data: ReportData) -> Figure | None:
-    rows = [(r, a) for r, a in _rows(data, "stragglers") if _facts(r).get("work_median_s")]
+    rows = [(r, a) for r, a in rows_of(data, "stragglers") if facts_of(r).get("work_median_s")]
     if not rows:
         return None
-    ranks = len(_facts(rows[0][0])["work_median_s"])
+    ranks = len(facts_of(rows[0][0])["work_median_s"])
     panel = Panel("coll-stragglers", 470, 290).log("y").titles("", "rank", "own work (s)")
     legend = []
     for series, (record, anchor) in enumerate(rows[:MAX_SERIES]):
-        medians = _facts(record)["work_median_s"]
+        medians = facts_of(record)["work_median_s"]
         panel.ax.plot(range(len(medians)), medians, color=svg.SERIES[series], linewidth=1.0)
         panel.points(range(len(medians)), medians, [anchor] * len(medians), series)
         legend.append((series, str(record.case.params["inject"])))
     panel.ax.set_xticks(range(ranks) if ranks <= 16 else range(0, ranks, max(1, ranks // 8)))
     caption = "Median of each rank's own work, by what was injected. " + " ".join(
-        _said(r.case.params["inject"], _facts(r)) for r, _ in rows
+        _said(r.case.params["inject"], facts_of(r)) for r, _ in rows
     )
     drawing = panel.svg(f"Own work of {ranks} ranks in {len(rows)} cases.")
     return Figure("stragglers", "Who holds the others up", [drawing], caption, legend)
@@ -279,8 +217,8 @@ def _said(inject: Any, facts: Mapping[str, Any]) -> str:
 def finding(data: ReportData) -> Finding | None:
     """Ranks and links that were found slow although nothing slowed them; ``None`` where all keep up."""
     named: list[str] = []
-    for record, _ in _rows(data, "stragglers"):
-        facts = _facts(record)
+    for record, _ in rows_of(data, "stragglers"):
+        facts = facts_of(record)
         if record.case.params.get("inject") != "none":
             continue
         named += [f"rank {int(rank)}, {factor:.1f} times the others' work" for rank, _, factor in facts["slow_ranks"]]

@@ -168,7 +168,8 @@ def budget(data: ReportData) -> Figure:
     panel = Panel("energy-budget", 470, 70 + 30 * len(known)).titles("", "relative half-width", "")
     y = np.arange(len(known))[::-1]
     middle = [float(np.median(causes[c])) for c in known]
-    colours = [svg.SERIES[1] if c == "gain" else svg.MUTED if c == "cross_check" else svg.SERIES[0] for c in known]
+    special = {"gain": svg.SERIES[1], "cross_check": svg.MUTED, "pace": svg.MUTED}  # muted: for information
+    colours = [special.get(c, svg.SERIES[0]) for c in known]
     panel.ax.barh(y, middle, height=0.55, color=colours)
     panel.ax.hlines(y, [min(causes[c]) for c in known], [max(causes[c]) for c in known], color=svg.INK, linewidth=1.3)
     panel.ax.set_yticks(y, [c.replace("_", " ") for c in known])
