@@ -37,6 +37,7 @@ _PARTED = ("all_gather", "reduce_scatter", "all_to_all", "gather", "scatter")  #
 _SUMMED = ("all_reduce", "reduce_scatter", "reduce")
 _ROOTED = ("broadcast", "reduce", "gather", "scatter")
 _LEADING = 5  # columns before the figures: size, count, type, redop, root
+_LEADING_ONCE = 3  # until 2021 redop and root stood only where a collective has them
 _FIGURES = 4  # of each kind: time, algbw, busbw, wrong elements
 _NULL_BODY = 32  # characters that stand for figures out of place that were not taken
 
@@ -75,11 +76,13 @@ class Table:
         name: the collective, as in ``collectives.<name>``.
         ranks: how many took part.
         lines: by size.
+        device: of its ranks, as printed; empty where it is not said, or where they differ.
     """
 
     name: str
     ranks: int
     lines: Sequence[Line]
+    device: str = ""
 
     @property
     def op(self) -> str:
@@ -129,16 +132,18 @@ def parse(text: str, source: str = "text") -> list[Table]:
 
 def _from_text(text: str, source: str) -> list[Table]:
     tables: list[Table] = []
-    named, ranks, width = "", 0, _FIGURES
+    named, ranks, width, counted_wrong = "", 0, _FIGURES, True
     lines: list[Line] = []
+    devices: set[str] = set()
 
     def close() -> None:
         nonlocal ranks
         if lines:
-            name = named or _from_busbw_kind(text) or _name(os.path.basename(source))
-            tables.append(_table(name, ranks, list(lines), source))
+            name = named or _from_busbw_kind(text) or _of_file(source)
+            tables.append(_table(name, ranks, list(lines), source, devices))
             lines.clear()
         ranks = 0
+        devices.clear()
 
     for raw in text.splitlines():
         if raw.startswith("#"):
@@ -150,13 +155,15 @@ def _from_text(text: str, source: str) -> list[Table]:
                 if lines:
                     close()
                 ranks += 1
+                devices.add(raw.rpartition("]")[2].strip())
             elif re.match(r"#\s+size\s+count", raw):
-                figures = raw.lstrip("# ").split()[_LEADING:]
-                second = [i for i, word in enumerate(figures) if word in ("time", "cputime")][1:2]
-                width = second[0] if second else len(figures)
+                names = raw.split()
+                first, *second = [i for i, word in enumerate(names) if word in ("time", "cputime")] or [len(names)]
+                width = (second[0] if second else len(names)) - first or _FIGURES
+                counted_wrong = "error" not in names  # a largest error in older versions, not a count
             continue
         found = _text_line(raw, width)
-        lines += found
+        lines += found if counted_wrong else [replace(line, wrong=None) for line in found]
     close()
     # Without a header that names its devices (older versions under MPI) the two bandwidths tell the ranks.
     return [table if table.ranks else replace(table, ranks=_ranks_of(text, table, source)) for table in tables]
@@ -164,10 +171,14 @@ def _from_text(text: str, source: str) -> list[Table]:
 
 def _text_line(raw: str, width: int) -> list[Line]:
     words = raw.split()
-    if len(words) < _LEADING + _FIGURES or not words[0].isdigit() or not words[1].isdigit():
+    if len(words) < _LEADING_ONCE + width or not words[0].isdigit() or not words[1].isdigit():
         return []
-    lead = re.match(r"\s*" + r"\s+".join([r"\S+"] * _LEADING), raw)
-    assert lead is not None  # there are as many words
+    # With both kinds of figures all before them leads, be it three columns or five.
+    leading = len(words) - 2 * width
+    leading = leading if _LEADING_ONCE <= leading <= _LEADING else _LEADING
+    lead = re.match(r"\s*" + r"\s+".join([r"\S+"] * leading), raw)
+    if lead is None or len(words) < leading + width:
+        return []
     rest = raw[lead.end() :]
     figures = rest.split()
     first_in_place = len(figures) < 2 * width and len(rest) - len(rest.lstrip()) > _NULL_BODY - 8
@@ -194,6 +205,13 @@ def _name(program: str) -> str:
     return ""
 
 
+def _of_file(source: str) -> str:
+    """The collective that a file is named after (``all_reduce_perf.txt``, ``nccl_allgather.log``)."""
+    plain = re.sub(r"[^a-z]", "", os.path.basename(source).lower())
+    names = sorted(PROGRAMS, key=lambda name: -len(name))
+    return _name(os.path.basename(source)) or next((n for n in names if n.replace("_", "") in plain), "")
+
+
 def _from_busbw_kind(text: str) -> str:
     """The program that a command line within the text names, if all of them name one."""
     found = {_name(word) for word in re.findall(r"[\w/.-]*_perf\w*", text)} - {""}
@@ -204,12 +222,9 @@ def _ranks_of(text: str, table: Table, source: str) -> int:
     """The ranks that make busbw of algbw, from the line with the highest bandwidth (figures are rounded)."""
     best = (0.0, 0.0)
     for raw in text.splitlines():
-        words = raw.split()
-        if len(words) >= _LEADING + _FIGURES and words[0].isdigit():
-            try:
-                best = max(best, (float(words[6]), float(words[7])))
-            except ValueError:
-                continue
+        found = re.match(r"\s*\d+\s+\d+(?:\s+\S+){0,4}?\s+[\d.]+\s+(\d+\.\d+)\s+(\d+\.\d+)\s+\S+", raw)
+        if found:
+            best = max(best, (float(found[1]), float(found[2])))
     share = best[1] / best[0] if best[0] else 0.0
     fits = [n for n in range(2, 4097) if abs(float(busbw_factor(table.name, n)) - share) < 0.002]
     if len(fits) != 1:
@@ -217,13 +232,14 @@ def _ranks_of(text: str, table: Table, source: str) -> int:
     return fits[0]
 
 
-def _table(name: str, ranks: int, lines: list[Line], source: str) -> Table:
+def _table(name: str, ranks: int, lines: list[Line], source: str, devices: Iterable[str] = ()) -> Table:
     if not name:
         raise DataError(
             f"{source} does not say which collective it measured",
             todo="keep its header, or name the file after the program: all_reduce_perf.txt",
         )
-    return Table(name, ranks, tuple(lines))
+    told = set(devices)
+    return Table(name, ranks, tuple(lines), told.pop() if len(told) == 1 else "")
 
 
 # JSON
@@ -233,17 +249,18 @@ def _from_json(text: str, source: str) -> list[Table]:
     try:
         data = json.loads(text)
         ranks = len(data["config"]["devices"])
+        devices = {str(device.get("device_info", "")) for device in data["config"]["devices"]}
         args, results = data.get("args") or [""], data["results"]
         grouped: dict[str, list[Line]] = {}
         for entry in results:
             said = (str(entry.get("experiment_name", "")), str(args[0]), source)
-            name = next((found for found in map(_name, said) if found), "")
+            name = next((found for found in map(_name, said) if found), "") or _of_file(source)
             grouped.setdefault(name, []).extend(_json_lines(entry))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{source} is not the JSON of nccl-tests", why=f"{type(error).__name__}: {error}") from error
     if not ranks:
         raise DataError(f"{source} does not say how many ranks took part", why="its config lists no devices")
-    return [_table(name, ranks, lines, source) for name, lines in grouped.items() if lines]
+    return [_table(name, ranks, lines, source, devices) for name, lines in grouped.items() if lines]
 
 
 def _json_lines(entry: Mapping[str, Any]) -> Iterable[Line]:

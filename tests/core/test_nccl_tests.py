@@ -45,7 +45,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_table_with_its_devices() -> None:
     text = "> mpirun /opt/all_reduce_perf -b 8 -e 1G\n" + HEAD + DEVICES + COLUMNS + LINES
     (table,) = nccl_tests.parse(text)
-    assert (table.op, table.ranks) == ("collectives.all_reduce", 4)
+    assert (table.op, table.ranks, table.device) == ("collectives.all_reduce", 4, "NVIDIA H100")
     first, in_place, large, last = table.lines
     assert (first.size, first.count, first.dtype, first.wrong, first.in_place) == (8, 2, "fp32", 0, False)
     assert first.time_s == pytest.approx(35.8e-6)
@@ -121,3 +121,35 @@ def test_what_is_written_reads_back(name: str, ranks: int, lines: list[nccl_test
             assert (theirs.size, theirs.count, theirs.type) == (ours.size, ours.count, ours.type)
             assert (theirs.in_place, theirs.wrong) == (ours.in_place, ours.wrong)
             assert theirs.time_s == pytest.approx(ours.time_s, rel=5e-3)
+
+
+OLD = """# nThread 1 nGpus 8 minBytes 1 maxBytes 64 step: 2(factor) warmup iters: 5 iters: 20 validation: 0
+# Using devices
+#   Rank  0 Pid 1 on localhost device  0 [0x00] A100-SXM4-40GB
+#   Rank  1 Pid 1 on localhost device  1 [0x00] A100-SXM4-40GB
+#
+#                                             out-of-place                       in-place
+#       size         count    type{names}     time   algbw   busbw  error     time   algbw   busbw  error
+#        (B)    (elements)        {blank}     (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
+host:3442:3442 [0] NCCL INFO Launch mode Parallel
+          32             1   float{words}    35.03    0.00    0.00    N/A    34.15    0.00    0.00  1e-07
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "words", "collective"),
+    [
+        ("nccl_allgather.log", "", "", "all_gather"),
+        ("nccl_alltoall.log", "   redop", "        ", "all_to_all"),  # a column without a word
+        ("nccl-all-reduce-8.txt", "   redop", "     sum", "all_reduce"),
+        ("ReduceScatter.log", "   redop", "     sum", "reduce_scatter"),
+        ("broadcast.log", "    root", "       0", "broadcast"),
+        ("nccl_reduce.log", "   redop    root", "     sum       0", "reduce"),
+    ],
+)
+def test_tables_from_before_2022_have_fewer_columns(file: str, names: str, words: str, collective: str) -> None:
+    (table,) = nccl_tests.parse(OLD.format(names=names, blank=" " * len(names), words=words), f"runs/{file}")
+    assert (table.name, table.ranks, table.device) == (collective, 2, "A100-SXM4-40GB")
+    assert [line.time_s for line in table.lines] == pytest.approx([35.03e-6, 34.15e-6])
+    # Its last column is the largest error, not how many elements were wrong.
+    assert [(line.in_place, line.wrong) for line in table.lines] == [(False, None), (True, None)]
