@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -36,7 +38,12 @@ VERSION = 1
 SUFFIX = ".wl"
 _HEAD, _MODEL, _ARRAYS = "wattline.json", "model.json", "arrays/"
 _LARGEST = 512 * 2**20
-"""Bytes beyond which an unpacked bundle is refused: none of ours comes near, a zip bomb does."""
+"""Bytes beyond which a bundle is refused, packed or unpacked: none of ours comes near, a zip bomb does."""
+_UNREADABLE = (
+    KeyError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError,
+    RuntimeError,  # an encrypted member
+)  # fmt: skip
+"""What reading a member of a damaged archive raises."""
 _AGAIN = "fit the predictor again, or fetch the file again"
 
 
@@ -83,6 +90,8 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         StorageError: it cannot be read.
     """
     try:
+        if Path(path).stat().st_size > _LARGEST:
+            raise _absurd(path)
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise BundleError(f"no predictor at {path}", todo="fit one: `wattline fit RUN`") from None
@@ -90,23 +99,22 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         raise storage_error(error, "reading", path) from error
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, ValueError, OSError, IndexError, OverflowError, NotImplementedError):
         raise BundleError(
             f"{path} is not a predictor bundle",
             why="it is truncated" if data[:2] == b"PK" else "it is another kind of file",
             todo=_AGAIN,
         ) from None
     with archive:
-        head = _head(archive, path)
+        # Before anything is unpacked. A member that holds more than it says is cut there, and fails its checksum.
         if sum(member.file_size for member in archive.infolist()) > _LARGEST:
-            raise BundleError(
-                f"{path} is too large to be a predictor bundle", why=f"more than {_LARGEST} bytes unpacked"
-            )
+            raise _absurd(path)
+        head = _head(archive, path)
         members = {name: _member(archive, name, digest, path) for name, digest in head["sha256"].items()}
     try:
         facts = json.loads(members[_MODEL])
         arrays = {k.removeprefix(_ARRAYS)[:-4]: _array(v) for k, v in members.items() if k.startswith(_ARRAYS)}
-    except (KeyError, ValueError, EOFError) as error:
+    except (KeyError, ValueError, EOFError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     return facts, arrays, head
 
@@ -118,7 +126,7 @@ def _head(archive: zipfile.ZipFile, path: object) -> dict[str, Any]:
     except KeyError:
         why = f"it holds no {_HEAD} of ours"
         raise BundleError(f"{path} is not a predictor bundle", why=why, todo=_AGAIN) from None
-    except (ValueError, TypeError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (ValueError, TypeError, RecursionError, *_UNREADABLE) as error:
         raise _damaged(path, str(error)) from None
     if form != FORMAT or not isinstance(version, int):
         raise BundleError(f"{path} is not a predictor bundle", why=f"its format is {form!r}", todo=_AGAIN)
@@ -136,7 +144,7 @@ def _head(archive: zipfile.ZipFile, path: object) -> dict[str, Any]:
 def _member(archive: zipfile.ZipFile, name: str, digest: str, path: object) -> bytes:
     try:
         data = archive.read(name)
-    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except _UNREADABLE as error:
         raise _damaged(path, str(error)) from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise _damaged(path, f"the checksum of {name} does not match")
@@ -144,10 +152,28 @@ def _member(archive: zipfile.ZipFile, name: str, digest: str, path: object) -> b
 
 
 def _array(data: bytes) -> NDArray[np.generic]:
+    """The array of a member; raises ``ValueError`` for objects (which would be pickles) and for a false length."""
     import numpy as np
 
-    array: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"an array of version {version}")
+    try:
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (SyntaxError, TypeError, MemoryError, tokenize.TokenError) as error:  # of the literal that it is
+        raise ValueError(f"a header that cannot be read ({error})") from None
+    if dtype.hasobject:
+        raise ValueError("an array of objects")
+    # Before numpy makes room for as many figures as the header says.
+    if math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError(f"an array of {shape} in {len(data)} bytes")
+    flat: NDArray[np.generic] = np.frombuffer(data, dtype, offset=stream.tell()).copy()
+    return flat.reshape(shape, order="F" if by_columns else "C")
+
+
+def _absurd(path: object) -> BundleError:
+    return BundleError(f"{path} is too large to be a predictor bundle", why=f"more than {_LARGEST} bytes")
 
 
 def _damaged(path: object, why: str) -> BundleError:

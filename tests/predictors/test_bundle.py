@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wattline.errors import BundleError, UnknownNameError
 from wattline.predictors import KernelPredictor, load
@@ -176,6 +178,93 @@ def test_facts_that_make_no_sense_are_refused(saved: Path) -> None:
         load(rewrite(saved, parts))
 
 
+def signed(parts: dict[str, bytes], **changed: bytes) -> dict[str, bytes]:
+    """Members with some of them exchanged, their checksums put right: what only the reader's own checks can find."""
+    import hashlib
+
+    out = {**parts, **changed}
+    head = json.loads(out["wattline.json"])
+    head["sha256"] = {name: hashlib.sha256(out[name]).hexdigest() for name in head["sha256"] if name in out}
+    return {**out, "wattline.json": json.dumps(head).encode()}
+
+
+def an_array_of(parts: dict[str, bytes]) -> str:
+    return next(name for name in parts if name.startswith("arrays/"))
+
+
+def test_what_unpacks_to_more_than_any_bundle_is_refused_before_it_is_unpacked(saved: Path) -> None:
+    parts = members(saved)
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("wattline.json", "w") as out:
+        for _ in range(520):
+            out.write(bytes(2**20))  # half a gigabyte of zeros, half a megabyte packed
+    assert saved.stat().st_size < 2**20
+    with pytest.raises(BundleError, match="too large"):
+        load(saved)
+    bomb = rewrite(saved, signed(parts)).read_bytes()
+    name = an_array_of(parts)
+    entry = bomb.rindex(name.encode()) - 46  # its place in the archive's directory, which says how long it is
+    saved.write_bytes(bomb[: entry + 24] + (2**31).to_bytes(4, "little") + bomb[entry + 28 :])
+    with pytest.raises(BundleError, match="too large"):
+        load(saved)
+    with open(saved, "wb") as sparse:
+        sparse.truncate(2**30)
+    with pytest.raises(BundleError, match="too large"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }", "an array of"),
+        (b"{'descr': '<f8', 'fortran_order': False, 'shape': (2, -3), }", "an array of"),
+        (b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "objects"),
+        (b"__import__('os').system('true')", "malformed"),
+        (b"{'descr': '<f8', ((", "header"),
+    ],
+    ids=["huge", "negative", "objects", "code", "open"],
+)
+def test_an_array_that_lies_about_itself_is_refused(saved: Path, header: bytes, why: str) -> None:
+    parts = members(saved)
+    padded = header + b" " * (117 - len(header)) + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + bytes(48)
+    with pytest.raises(BundleError, match="damaged") as caught:
+        load(rewrite(saved, signed(parts, **{an_array_of(parts): data})))
+    assert why in caught.value.why
+
+
+def test_endless_nesting_and_secret_members_are_refused(saved: Path) -> None:
+    parts = members(saved)
+    deep = b"[" * 200_000
+    for name in ("model.json", "wattline.json"):
+        with pytest.raises(BundleError, match="damaged"):
+            load(rewrite(saved, signed(parts, **{name: deep}) if name == "model.json" else {**parts, name: deep}))
+    locked = bytearray(rewrite(saved, parts).read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = locked.find(mark)
+        while at >= 0:
+            locked[at + flags] |= 1  # encrypted, says the archive
+            at = locked.find(mark, at + 4)
+    saved.write_bytes(locked)
+    with pytest.raises(BundleError, match="damaged"):
+        load(saved)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0, 1), value=st.integers(0, 255), length=st.integers(1, 64))
+def test_no_spoiled_stretch_of_the_file_makes_another_error(
+    saved: Path, share: float, value: int, length: int
+) -> None:
+    whole = saved.read_bytes()
+    at = int(share * (len(whole) - length))
+    spoiled = saved.with_name("spoiled.wl")
+    spoiled.write_bytes(whole[:at] + bytes([value]) * length + whole[at + length :])
+    try:
+        model = load(spoiled)
+    except BundleError:
+        return
+    assert model.estimate("gemm.dense", m=64, n=64, k=64, dtype="bf16").time_s > 0
+
+
 def test_where_load_looks(fitted: KernelPredictor, tmp_path: Path) -> None:
     fitted.save(tmp_path / "predictor.wl")
     ask: dict[str, Any] = {"m": 64, "n": 64, "k": 64, "dtype": "bf16"}
@@ -190,3 +279,15 @@ def test_where_load_looks(fitted: KernelPredictor, tmp_path: Path) -> None:
     assert "no-such-bundle" not in shipped()
     with pytest.raises(UnknownNameError, match="no-such-bundle"):
         load("no-such-bundle")
+
+
+def test_loading_and_asking_loads_numpy_alone(saved: Path, python_json: Callable[..., Any]) -> None:
+    code = """
+import json, sys
+from wattline.predictors import load
+estimate = load(sys.argv[1]).predict_one(op="gemm.dense", m=64, n=64, k=64, dtype="bf16")
+assert estimate.time_s > 0
+heavy = ("torch", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "numba")
+print(json.dumps([name for name in heavy if name in sys.modules]))
+"""
+    assert python_json(code, saved) == []
