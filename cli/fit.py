@@ -1,8 +1,8 @@
-"""`wattline fit`: fit a predictor on one or several runs."""
+"""`wattline fit`: fit a predictor on runs, on imported data, or on both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,17 +12,17 @@ from wattline.cli.options import JsonOption, QuietOption
 from wattline.cli.output import emit_json, table
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from wattline.device import DeviceSpec
     from wattline.predictors.evaluation import Evaluation
 
-EXAMPLES = "Example: wattline fit runs/monday runs/tuesday --out predictor.wl"
+EXAMPLES = "Examples: wattline fit runs/monday runs/tuesday, wattline fit RUN --data gemm.parquet --out both.wl"
 
 
 def command(
     *,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="FILE", help="What `wattline import` wrote (repeat).")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Default: RUN/predictor.wl of one run, else predictor.wl."),
@@ -35,72 +35,55 @@ def command(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Fit a predictor on runs, and show how well it predicts shapes that it has not seen, beside the roofline."""
-    from wattline.errors import DataError
-    from wattline.predictors import KernelPredictor, evaluate
+    """Fit a predictor on runs and imported data, and show how well it predicts shapes that it has not seen.
+
+    The errors of the roofline stand beside, from the same rows.
+    """
+    from wattline.errors import DataError, UsageError
+    from wattline.predictors import KernelPredictor, evaluate, training_data
     from wattline.predictors.datasets import FEWEST
 
-    X, y, groups, devices, names, without = training_data(runs)
+    places = [*(runs or ()), *(data or ())]
+    if not places:
+        raise UsageError("nothing to fit on", todo="give a run, or --data with a file that `wattline import` wrote")
+    given = training_data(runs or (), data or ())
+    X, y, groups, devices, without = given.X, given.y, given.groups, given.devices, given.left_out
     said = ", ".join(f"{count} records {cause}" for cause, count in without.items())
     if len(X) < FEWEST:
         raise DataError(
             f"{len(X)} valid rows; a predictor needs at least {FEWEST}",
-            why=f"in {', '.join(map(str, runs))}" + (f"; left out: {said}" if said else ""),
+            why=f"in {', '.join(map(str, places))}" + (f"; left out: {said}" if said else ""),
             todo="measure more: `wattline bench --resume`, a larger --preset or --budget",
         )
-    target = out or (runs[0] / "predictor.wl" if len(runs) == 1 else Path("predictor.wl"))
+    target = out or (places[0] / "predictor.wl" if runs and len(places) == 1 else Path("predictor.wl"))
     predictor = KernelPredictor(devices, random_state=seed).fit(X, y, groups)
-    predictor.provenance_["source"] = ", ".join(f"run {name}" for name in names)
+    predictor.provenance_["source"] = given.source
+    if given.data:
+        predictor.provenance_["data"] = [asdict(facts) for facts in given.data]
     if without:
         predictor.provenance_["left_out"] = without
-    found = None
-    if scores and groups.nunique() > 1:
+    found, judged = None, groups.nunique() > 1
+    if scores and judged:
         found = evaluate(X, y, groups, devices=devices, folds=folds, seed=seed, learning=False)
         predictor.provenance_["evaluation"] = {"split": found.split, **found.scores}
     predictor.save(target)
     if json:
         emit_json(
             {
-                "predictor": str(target), "rows": len(X), "devices": sorted(devices), "runs": names,
-                "left_out": without, "split": found and found.split, "scores": found and dict(found.scores),
+                "predictor": str(target), "rows": len(X), "devices": sorted(predictor.devices_),
+                "runs": list(given.runs), "data": [facts.file for facts in given.data], "left_out": without,
+                "split": found and found.split, "scores": found and dict(found.scores),
                 "by_class": [] if found is None else found.by_class.to_dict("records"),
             }
         )  # fmt: skip
         return
     if found is not None and not quiet:
         _show(found)
+    elif scores and not judged and not quiet:
+        typer.echo("no scores: all rows form one group, and a group is never both learned from and judged on")
     if said and not quiet:
         typer.echo(f"left out: {said}")
     typer.echo(str(target) if quiet else f"predictor {target}")
-
-
-def training_data(
-    runs: Sequence[Path],
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series[Any], dict[str, DeviceSpec], list[str], dict[str, int]]:
-    """The valid rows of runs together.
-
-    Args:
-        runs: their folders. Where two ran on one device, the ceilings that the later one measured count.
-
-    Returns:
-        ``X``, ``y`` and ``groups`` as :func:`wattline.predictors.from_frame` gives them, the devices by id, the
-        names of the runs, and what was left out: how many valid rows by cause.
-
-    Raises:
-        SchemaError, StorageError: a folder that is no run, or cannot be read.
-    """
-    import pandas as pd
-
-    from wattline.predictors import from_frame
-    from wattline.predictors.datasets import left_out
-    from wattline.run import Run
-
-    opened = sorted((Run(path) for path in runs), key=lambda run: str(run.manifest.get("created_at", "")))
-    frames = [run.to_frame() for run in opened]
-    frame = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
-    X, y, groups = from_frame(frame)
-    devices = {run.device.id: run.device for run in opened}
-    return X, y, groups, devices, [run.id for run in opened], left_out(frame)
 
 
 def _show(found: Evaluation) -> None:

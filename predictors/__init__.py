@@ -13,12 +13,16 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Explanation",
+    "Imported",
     "KernelPredictor",
     "evaluate",
     "fit_run",
     "from_frame",
     "from_run",
+    "import_data",
     "load",
+    "read_data",
+    "training_data",
 ]
 
 _HOME = {
@@ -26,12 +30,16 @@ _HOME = {
     "Estimate": "wattline.predictors.estimate",
     "Evaluation": "wattline.predictors.evaluation",
     "Explanation": "wattline.predictors.estimate",
+    "Imported": "wattline.predictors.imported",
     "KernelPredictor": "wattline.predictors.predictor",
     "evaluate": "wattline.predictors.evaluation",
     "fit_run": "wattline.predictors.datasets",
     "from_frame": "wattline.predictors.datasets",
     "from_run": "wattline.predictors.datasets",
+    "import_data": "wattline.predictors.importers",
     "load": "wattline.predictors.shelf",
+    "read_data": "wattline.predictors.imported",
+    "training_data": "wattline.predictors.gather",
 }
 
 if TYPE_CHECKING:
@@ -39,6 +47,9 @@ if TYPE_CHECKING:
     from wattline.predictors.datasets import fit_run, from_frame, from_run
     from wattline.predictors.estimate import Estimate, Explanation
     from wattline.predictors.evaluation import Evaluation, evaluate
+    from wattline.predictors.gather import training_data
+    from wattline.predictors.imported import Imported, read_data
+    from wattline.predictors.importers import import_data
     from wattline.predictors.predictor import KernelPredictor
     from wattline.predictors.shelf import load
 

@@ -60,8 +60,13 @@ def capped(frame: pd.DataFrame) -> pd.Series[bool]:
 
 def left_out(frame: pd.DataFrame) -> dict[str, int]:
     """How many valid rows :func:`from_frame` leaves out, by cause in words; for the provenance of a fit."""
-    under_caps = int((capped(frame) & frame["valid"]).sum())
-    return {"under a power limit or a locked clock": under_caps} if under_caps else {}
+    under_caps = capped(frame) & frame["valid"]
+    unformatted = frame["dtype"].isna() & frame["valid"] & ~under_caps
+    causes = {
+        "under a power limit or a locked clock": int(under_caps.sum()),
+        "without a number format (copies, storage, launches)": int(unformatted.sum()),
+    }
+    return {cause: count for cause, count in causes.items() if count}
 
 
 def shape_groups(X: pd.DataFrame) -> pd.Series[Any]:

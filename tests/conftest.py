@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -41,6 +42,15 @@ def shared_eval() -> Path:
     folder = ROOT.parent / "shared" / "eval"
     if not (folder / "devices.json").is_file():
         pytest.skip("the public measurements are not beside this checkout (shared/eval)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public measurements, in $WATTLINE_DATA or beside the checkout; a test of them is skipped elsewhere."""
+    folder = Path(os.environ.get("WATTLINE_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "samples").is_dir():
+        pytest.skip("the public measurements are neither in $WATTLINE_DATA nor beside this checkout (shared/data)")
     return folder
 
 

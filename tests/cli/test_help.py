@@ -30,7 +30,10 @@ def test_version(program: Program) -> None:
     assert program("--version").stdout == f"wattline {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["doctor", "list", "plan", "calibrate", "bench", "fit", "predict", "report", "export"])
+@pytest.mark.parametrize(
+    "name",
+    ["doctor", "list", "plan", "calibrate", "bench", "import", "fit", "predict", "links", "report", "export"],
+)
 def test_each_command_has_one_screen_of_help_with_an_example(program: Program, name: str) -> None:
     done = program(name, "--help")
     assert done.returncode == 0, done.stderr

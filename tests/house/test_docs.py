@@ -115,7 +115,7 @@ def test_the_python_of_a_page_runs(page: Path, example_run: Path, tmp_path: Path
 def test_there_is_python_to_run() -> None:
     assert {
         "README.md", "docs/method.md", "docs/workloads.md", "docs/workloads/gemm.md", "docs/workloads/attention.md",
-        "docs/extending.md",
+        "docs/extending.md", "docs/importing.md",
     } <= set(map(named, WITH_PYTHON))  # fmt: skip
 
 
