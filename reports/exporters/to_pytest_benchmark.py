@@ -51,6 +51,7 @@ def _machine(run: Run) -> dict[str, Any]:
         "node": str(run.environment.get("host", "")),
         "device": device.id,
         "device_name": device.name,
+        "wattline_device": device.to_dict(),  # so that `wattline import` knows an unlisted machine
         "cpu": {"brand_raw": device.name if device.kind == "cpu" else ""},
     }
 
@@ -76,6 +77,7 @@ def _benchmark(record: Record, measured: Measurement) -> dict[str, Any]:
 
 def _extra(record: Record, measured: Measurement) -> dict[str, Any]:
     extra: dict[str, Any] = {"key": record.case.key, "device": record.device, "flags": list(record.flags)}
+    extra["time_s"] = measured.stats.median_s  # that of the kept samples is rounded as they are
     extra |= {"time_lo_s": measured.stats.lo_s, "time_hi_s": measured.stats.hi_s}
     if record.bound_s is not None:
         extra |= {"bound_s": record.bound_s, "bound_by": record.bound_by}
