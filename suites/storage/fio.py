@@ -7,6 +7,7 @@ import os
 import subprocess
 
 from wattline.errors import UnsupportedError
+from wattline.suites.host.buffers import HUGE
 from wattline.suites.storage.jobs import Job
 from wattline.suites.workload import ParamValues
 
@@ -31,9 +32,13 @@ def fio_command(p: ParamValues, filename: str, *, direct: bool, writes: bool, se
         "fio", "--name=wattline", f"--filename={filename}", f"--rw={kind}", f"--bs={int(p['block'])}",
         f"--ioengine={engine}", f"--iodepth={int(p['depth'])}", f"--direct={int(direct)}", f"--numjobs={threads}",
         f"--size={share}", f"--offset_increment={share}", "--thread", "--group_reporting", "--time_based",
-        f"--runtime={seconds:g}", f"--invalidate={int(p['cache'] == 'cold')}", "--output-format=json",
+        f"--runtime={seconds * 1000:.0f}ms", f"--invalidate={int(p['cache'] == 'cold')}", "--output-format=json",
         "--allow_file_create=0",
+        # What is written was made before on our side too: fio would change its buffer anew for every block.
+        "--scramble_buffers=0",
     ]  # fmt: skip
+    if p["pages"] == "huge":
+        command.append(f"--iomem_align={HUGE}")  # see fio_environment
     sync = str(p.get("sync", "none"))
     if writes and sync == "block":
         command.append("--fdatasync=1")
@@ -44,15 +49,32 @@ def fio_command(p: ParamValues, filename: str, *, direct: bool, writes: bool, se
     return command
 
 
-def fio_speed(p: ParamValues, job: Job, *, writes: bool) -> float:
-    """Bytes per second that fio reaches on the file of a job.
+def fio_environment(p: ParamValues) -> dict[str, str]:
+    """The environment that gives fio memory of the kind that a case asks for.
+
+    Small pages lie where the kernel finds them, and each is a piece of its own for the device: the same large blocks
+    go several times as fast into huge ones. fio's own huge pages are those that an administrator sets aside, so its
+    allocator is asked for transparent ones, as ours (glibc.malloc.hugetlb; source: the GNU C library's manual, "Memory
+    Allocation Tunables").
+    """
+    found = dict(os.environ)
+    if p["pages"] == "huge":
+        given = found.get("GLIBC_TUNABLES")
+        found["GLIBC_TUNABLES"] = f"{given + ':' if given else ''}glibc.malloc.hugetlb=1"
+    return found
+
+
+def fio_speed(p: ParamValues, job: Job, *, writes: bool, seconds: float = SECONDS) -> float:
+    """Bytes per second that fio reaches on the file of a job in so many seconds.
 
     Raises:
         UnsupportedError: fio failed, with its own words.
     """
     filename = f"/proc/{os.getpid()}/fd/{job.access.scratch.descriptor}"
-    command = fio_command(p, filename, direct=job.access.bypasses, writes=writes)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = fio_command(p, filename, direct=job.access.bypasses, writes=writes, seconds=seconds)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60 + seconds, check=False, env=fio_environment(p)
+    )
     try:
         found = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]["write" if writes else "read"]
         speed = float(found["bw_bytes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -353,6 +354,8 @@ def fake_fio(folder: Path, body: str) -> None:
 
 
 def test_fio_is_asked_for_the_same_job(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wattline.suites.storage.fio import fio_environment, fio_speed
+
     workload = get("storage.write").workload
     monkeypatch.setenv("PATH", str(tmp_path))
     p = workload.params.parse({"bytes": 1 << 20, "fio": True})
@@ -373,10 +376,23 @@ print(json.dumps({{"jobs": [{{"write": {{"bw_bytes": os.stat(name).st_size}}}}]}
     found = workload.findings(p, [kernel], summarize([1.0, 1.0, 1.0]))
     assert found["fio_bytes_per_s"] == 1 << 20
     assert found["fio_ratio"] == 1.0
-    seen = (tmp_path / "seen").read_text()
+    seen = json.loads((tmp_path / "seen").read_text())
     direct = int(kernel.inputs["job"].access.bypasses)
     for part in ("--rw=randwrite", "--bs=65536", "--iodepth=4", "--numjobs=2", f"--direct={direct}", "--fdatasync=8"):
         assert part in seen
+    fake_fio(
+        tmp_path,
+        f"""
+open("{tmp_path}/huge", "w").write(json.dumps([os.environ.get("GLIBC_TUNABLES"), *sys.argv]))
+print(json.dumps({{"jobs": [{{"write": {{"bw_bytes": 5}}}}]}}))
+""",
+    )
+    assert "hugetlb" not in json.dumps([fio_environment(p).get("GLIBC_TUNABLES"), *seen])
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    assert fio_speed({**p, "pages": "huge"}, kernel.inputs["job"], writes=True, seconds=0.25) == 5
+    tunables, *command = json.loads((tmp_path / "huge").read_text())
+    assert tunables == "glibc.malloc.check=0:glibc.malloc.hugetlb=1", "what was set stays set"
+    assert {"--runtime=250ms", "--iomem_align=2097152", "--scramble_buffers=0"} <= set(command)
     fake_fio(tmp_path, 'print("fio: engine libaio not loadable", file=sys.stderr); sys.exit(1)')
     refused = workload.findings(p, [kernel], summarize([1.0, 1.0, 1.0]))
     assert "not loadable" in refused["fio_refused"]
