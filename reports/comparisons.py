@@ -75,13 +75,18 @@ def _figure(question: Question, data: ReportData) -> Figure | None:
     caption = question.caption
     if any(s.since is not None for panel in drawn for s in stretches(panel, question)):
         caption += " Dotted: where another line becomes the quickest."
-    if words(same):
-        caption += f" The same throughout: {words(same)}."
-    if len(names) > len(shown):
-        caption += f" {len(names) - len(shown)} further lines are in the table only."
-    if lacking := unsupported(question, data):
-        caption += f" Unsupported here: {lacking}."
+    caption += closing(question, data, same, len(names) - len(shown))
     return Figure(question.id, question.title, made, caption, list(enumerate(shown)))
+
+
+def closing(question: Question, data: ReportData, same: dict[str, Any], hidden: int = 0, what: str = "line") -> str:
+    """The end of a caption: what all panels agree in, how many lines are not drawn, and what cannot run here."""
+    text = f" The same throughout: {words(same)}." if words(same) else ""
+    if hidden:
+        text += f" {hidden} further {what}{'s are' if hidden > 1 else ' is'} in the table only."
+    if lacking := unsupported(question, data):
+        text += f" Unsupported here: {lacking}."
+    return text
 
 
 def unsupported(question: Question, data: ReportData) -> str:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from wattline.reports import svg
 from wattline.reports.blocks import Figure, absent, natural_size
-from wattline.reports.comparisons import unsupported, words
+from wattline.reports.comparisons import closing, words
 from wattline.reports.data import ReportData
 from wattline.reports.findings import Finding, percent
 from wattline.reports.lines import Question, common, panels
@@ -63,11 +63,7 @@ def figures(data: ReportData) -> list[Figure]:
                 drawing.points(x, y, line.rows["anchor"], series)
         verdicts = [f"{int(r['tokens'])} tokens {r['fact.verdict']}" for x in panel.lines for _, r in x.rows.iterrows()]
         made.append(drawing.svg(f"Time of traced calls: {', '.join(verdicts)}."))
-    caption = QUESTION.caption
-    if words(same):
-        caption += f" The same throughout: {words(same)}."
-    if lacking := unsupported(QUESTION, data):
-        caption += f" Unsupported here: {lacking}."
+    caption = QUESTION.caption + closing(QUESTION, data, same)
     return [Figure(QUESTION.id, QUESTION.title, made, caption, [(i, label) for i, (_, label) in enumerate(PARTS)])]
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from wattline.reports import svg
 from wattline.reports.blocks import Figure, absent, natural_size
-from wattline.reports.comparisons import unsupported, words
+from wattline.reports.comparisons import closing, words
 from wattline.reports.data import ReportData
 from wattline.reports.findings import Finding
 from wattline.reports.lines import Line, Quantity, Question, common, panels
@@ -123,12 +123,7 @@ def _figure(question: Question, data: ReportData) -> Figure:
         caption += f" Dashed: caches as the system reports them ({sizes}), as far as a thread has them to itself."
     elif not caches:
         caption += " The system reports no caches."
-    if words(same):
-        caption += f" The same throughout: {words(same)}."
-    if len(names) > len(shown):
-        caption += f" {len(names) - len(shown)} further lines are in the table only."
-    if lacking := unsupported(question, data):
-        caption += f" Unsupported here: {lacking}."
+    caption += closing(question, data, same, len(names) - len(shown))
     return Figure(
         question.id, question.title, made, caption, list(enumerate(shown)),
         [("dashed", "reported cache")] if marked else [],

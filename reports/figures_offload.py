@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_PANELS = 6
+LITTLE = 0.01
+"""Least share of idle memory that is worth a headline."""
 _BOUNDS = ("fact.no_overlap_s", "fact.perfect_overlap_s")
 _SPLIT = ("fact.predicted_step_s", "fact.best_share", "fact.best_step_s")
 
@@ -244,6 +246,32 @@ def _split_finding(data: ReportData) -> Finding | None:
     return Finding("optimizer_split", title, text, SPLIT.id, "the steps", items)
 
 
+# Page-locked memory
+
+
+def _waste_finding(data: ReportData) -> Finding | None:
+    """How much of page-locked memory lies idle: a count of bytes, which noise does not touch."""
+    rows = _with("fact.waste_share", "fact.got_bytes")(data.usable)
+    rows = rows[rows["op"] == "offload.pinned_alloc"].drop_duplicates(["impl", "bytes", "count"])
+    if rows.empty:
+        return None
+    rows = rows.sort_values("fact.waste_share", ascending=False, kind="stable")
+    worst = rows.iloc[0]
+    if float(worst["fact.waste_share"]) < LITTLE:
+        title = "Page-locked buffers take no more memory than was asked for"
+    else:
+        title = f"Of page-locked memory {percent(float(worst['fact.waste_share']))} lies idle at worst"
+    title += f" ({', '.join(dict.fromkeys(rows['impl']))})."
+    items = tuple(
+        f"{row['impl']}, {int(row['count'])} x {binary_tick(float(row['bytes']))}: "
+        f"{binary_tick(float(row['fact.got_bytes']))} taken, {percent(float(row['fact.waste_share']))} idle"
+        for _, row in rows.iterrows()
+    )
+    text = "Bytes that an allocator takes beyond those that were asked for: sizes that it rounds up to."
+    quiet = float(worst["fact.waste_share"]) < LITTLE
+    return Finding("pinned_waste", title, text, str(worst["anchor"]), "the allocation", items, quiet=quiet)
+
+
 def find(data: ReportData) -> list[Finding]:
-    """What a pipeline hides, and which split is best; from records that nothing disturbed."""
-    return [found for found in (_pipeline_finding(data), _split_finding(data)) if found]
+    """What a pipeline hides, which split is best, and what page-locking wastes; times from undisturbed records."""
+    return [found for found in (_pipeline_finding(data), _split_finding(data), _waste_finding(data)) if found]

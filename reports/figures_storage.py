@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from wattline.reports import svg
 from wattline.reports.blocks import Figure, absent, natural_size
-from wattline.reports.comparisons import unsupported, words
+from wattline.reports.comparisons import closing, words
 from wattline.reports.data import ReportData
 from wattline.reports.findings import Finding, percent, times
 from wattline.reports.lines import Line, Question, common, panels, rows_of
@@ -118,13 +118,7 @@ def _figure(question: Question, data: ReportData) -> Figure | None:
         "First: bytes moved per second. Second: what a single block takes, median (solid) and 99th percentile "
         "(dashed), warm-up included. Deeper queues buy bandwidth with latency."
     ) if len(made) > len(drawn) else "Bytes moved per second; no block was timed by itself."  # fmt: skip
-    if words(same):
-        caption += f" The same throughout: {words(same)}."
-    if len(names) > len(shown):
-        left_out = len(names) - len(shown)
-        caption += f" {left_out} further way{'s are' if left_out > 1 else ' is'} in the table only."
-    if lacking := unsupported(question, data):
-        caption += f" Unsupported here: {lacking}."
+    caption += closing(question, data, same, len(names) - len(shown), "way")
     return Figure(question.id, question.title, made, caption, list(enumerate(shown)))
 
 

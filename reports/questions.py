@@ -73,6 +73,10 @@ def _rows_gathered(rows: pd.DataFrame) -> pd.DataFrame:
     return each(rows, rows["rows"] * rows["row_bytes"])
 
 
+def _blocks_swapped(rows: pd.DataFrame) -> pd.DataFrame:
+    return each(rows, rows["blocks"] * rows["block_bytes"])
+
+
 def _per_launch(rows: pd.DataFrame) -> pd.DataFrame:
     return each(rows, rows["launches"])
 
@@ -237,6 +241,14 @@ QUESTIONS: tuple[Question, ...] = (
         "Copy: the CPU brings the rows together, then one copy. Zero-copy: a kernel of the device reads them over the "
         "link. Host: the CPU's part alone. Short rows waste the rest of the lines that they lie in.",
         quantity=RATE, prepare=_rows_gathered, binary=True,
+    ),
+    Question(
+        "swap", "offload.swap", "Blocks of a KV cache: bandwidth out and in against the bytes of a block",
+        "Blocks of a cache", "block_bytes", "bytes of a block",
+        "Block: a copy for each of the scattered blocks, which costs a latency each. Coalesced: packed on one side, "
+        "moved in one copy and spread on the other, which moves every byte through memory twice more. Small blocks "
+        "want packing; where a block's own copy takes long beside its latency, packing is wasted.",
+        quantity=RATE, prepare=_blocks_swapped, binary=True,
     ),
     Question(
         "pinned_alloc", "offload.pinned_alloc", "Page-locked buffers: time of an allocation against its size",

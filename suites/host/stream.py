@@ -157,11 +157,6 @@ def loop_error(kernel: str, p: ParamValues, made: Kernel, result: Any) -> tuple[
     return distance(result, ref), allowed, how
 
 
-def traffic(workload_: Workload, p: ParamValues, stats: TimeStats) -> dict[str, Any]:
-    """The fact ``bytes_per_s``: every pass counted."""
-    return {"bytes_per_s": workload_.work(p).details["traffic_bytes"] / stats.median_s}
-
-
 HOST_PARAMS: dict[str, Any] = {
     "threads": Int(0, lo=0, hi=4096, doc="threads; 0: one for each processor"),
     "node": Int(-1, lo=-1, hi=1023, doc="memory node that holds the arrays, a CXL node for one; -1: the nearest"),
@@ -170,17 +165,9 @@ HOST_PARAMS: dict[str, Any] = {
 ROOM = Constraint("bytes give every array at least 64 elements", lambda p: int(p["bytes"]) >= 3 * 64 * 8)
 
 
-@workload("host.stream", impl="numba", requires=(on_the_host(), nodes_exist(), module("numba")))
-class Stream(Workload):
-    """copy, scale, add, triad over arrays in host memory: loops compiled by numba, threads placed where asked."""
+class Loops(Workload):
+    """Loops over a working set; the parameters are those of who inherits it."""
 
-    params = Params(
-        ROOM,
-        kernel=Choice("triad", "copy", "scale", "add", doc="c = a; b = q c; c = a + b; a = b + q c"),
-        bytes=Int(doc="working set: all arrays of the kernel together"),
-        dtype=DType("fp64", "fp32", default="fp64", doc="number format"),
-        **HOST_PARAMS,
-    )
     regime = "hot"
 
     def build(self, p: ParamValues, ctx: BuildContext) -> Kernel:
@@ -192,13 +179,26 @@ class Stream(Workload):
         return loop_error(str(p["kernel"]), p, kernel, result)
 
     def findings(self, p: ParamValues, kernels: Sequence[Kernel], stats: TimeStats) -> Mapping[str, Any]:
-        """See :meth:`Workload.findings`."""
-        return traffic(self, p, stats)
+        """See :meth:`Workload.findings`: bytes per second, every pass counted."""
+        return {"bytes_per_s": self.work(p).details["traffic_bytes"] / stats.median_s}
 
     def scout(self, p: ParamValues, size: int = 128) -> dict[str, Value] | None:
         """See :meth:`Workload.scout`: a smaller working set."""
         smaller = size * 512 * 1024
         return None if int(p["bytes"]) <= smaller else {**p, "bytes": smaller}
+
+
+@workload("host.stream", impl="numba", requires=(on_the_host(), nodes_exist(), module("numba")))
+class Stream(Loops):
+    """copy, scale, add, triad over arrays in host memory: loops compiled by numba, threads placed where asked."""
+
+    params = Params(
+        ROOM,
+        kernel=Choice("triad", "copy", "scale", "add", doc="c = a; b = q c; c = a + b; a = b + q c"),
+        bytes=Int(doc="working set: all arrays of the kernel together"),
+        dtype=DType("fp64", "fp32", default="fp64", doc="number format"),
+        **HOST_PARAMS,
+    )
 
 
 @implementation(

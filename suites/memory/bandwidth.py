@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from math import nan
 from typing import TYPE_CHECKING, Any
 
-from wattline.params import Choice, DType, Int, Params, Value
+from wattline.params import Choice, DType, Int, Params
 from wattline.suites.host.buffers import nodes_exist, on_the_host
 from wattline.suites.host.loops import FACTOR
-from wattline.suites.host.stream import HOST_PARAMS, ROOM, loop_error, loop_kernel, traffic
+from wattline.suites.host.stream import HOST_PARAMS, ROOM, Loops
 from wattline.suites.memory.caches import level_of
 from wattline.suites.registry import implementation, workload
 from wattline.suites.requirements import accelerator, module, never, triton
 from wattline.suites.rowwise.common import distance
-from wattline.suites.workload import BuildContext, Kernel, ParamValues, Workload
+from wattline.suites.workload import BuildContext, Kernel, ParamValues
 
 if TYPE_CHECKING:
-    from wattline.stats import TimeStats
+    pass
 
 KERNELS = ("read", "write", "copy", "triad")
 
 
 @workload("memory.bandwidth", impl="numba", requires=(on_the_host(), nodes_exist(), module("numba")))
-class Bandwidth(Workload):
+class Bandwidth(Loops):
     """Bytes per second of read, write, copy or triad over a working set: loops compiled by numba, on the host."""
 
     params = Params(
@@ -33,11 +33,10 @@ class Bandwidth(Workload):
         dtype=DType("fp32", "fp64", default="fp32", doc="number format"),
         **HOST_PARAMS,
     )
-    regime = "hot"
 
     def build(self, p: ParamValues, ctx: BuildContext) -> Kernel:
         """See :meth:`Workload.build`."""
-        kernel = loop_kernel(p, ctx, str(p["kernel"]))
+        kernel = super().build(p, ctx)
         kernel.facts |= level_of(int(p["bytes"]), int(kernel.facts["threads"]))
         return kernel
 
@@ -45,16 +44,7 @@ class Bandwidth(Workload):
         """See :meth:`Workload.check`."""
         if "programs" in kernel.facts or kernel.inputs["x"].device.type != "cpu":
             return _device_error(p, kernel, result)
-        return loop_error(str(p["kernel"]), p, kernel, result)
-
-    def findings(self, p: ParamValues, kernels: Sequence[Kernel], stats: TimeStats) -> Mapping[str, Any]:
-        """See :meth:`Workload.findings`."""
-        return traffic(self, p, stats)
-
-    def scout(self, p: ParamValues, size: int = 128) -> dict[str, Value] | None:
-        """See :meth:`Workload.scout`: a smaller working set."""
-        smaller = size * 512 * 1024
-        return None if int(p["bytes"]) <= smaller else {**p, "bytes": smaller}
+        return super().check(p, kernel, result)
 
 
 def _device_error(p: ParamValues, made: Kernel, result: Any) -> tuple[float, float, str]:

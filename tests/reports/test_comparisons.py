@@ -209,6 +209,35 @@ def test_pieces_of_a_copy_by_streams(read: Read) -> None:
     ]  # fmt: skip
 
 
+def test_blocks_of_a_cache_one_by_one_and_packed(read: Read) -> None:
+    # A block costs 20 us and its bytes at 25 GB/s; packed, all of them cost 1 ms and their bytes at 12.5 GB/s.
+    def swapped(impl: str, size: int, time_s: float, direction: str = "out") -> tuple[Case, float]:
+        params = {"blocks": 256, "block_bytes": size, "pool": 512, "direction": direction}
+        return Case("offload.swap", impl, params, "hot"), time_s
+
+    sizes = (2**12, 2**16, 2**20)
+    one = {size: 256 * (2e-5 + size / 2.5e10) for size in sizes}
+    packed = {size: 1e-3 + 256 * size / 1.25e10 for size in sizes}
+    data = read([
+        *(swapped("block", size, one[size]) for size in sizes),
+        *(swapped("coalesced", size, packed[size]) for size in sizes),
+        *(swapped("block", size, 2 * one[size], "in") for size in sizes),
+    ])  # fmt: skip
+    asked = question("swap")
+    out, back = sorted(panels(asked, data), key=lambda panel: panel.given["direction"], reverse=True)
+    assert (out.given["direction"], back.given["direction"]) == ("out", "in")
+    speeds = asked.quantity.of(out.lines[0].rows).tolist()
+    assert speeds == pytest.approx([256 * size / one[size] for size in sizes], rel=1e-3)
+    found = next(f for f in comparisons.find(data) if f.kind == "swap")
+    # Even where 20 us + n / 25 GB/s = 1 ms / 256 + n / 12.5 GB/s: n = 402 kB, by lines between the sizes measured 474
+    # KiB. At 1 MiB: 22.5 ms against 15.9 ms.
+    assert found.title.startswith("Blocks of a cache: coalesced quickest up to 64 KiB, block from 1 MiB (even near ")
+    assert found.title.endswith("at 1 MiB coalesced takes 1.42 times as long as block.")
+    (figure,) = [f for f in comparisons.figures(data) if f.id == "swap"]
+    assert len(figure.panels) == 2
+    assert figure.panels[0].count("<a href") == 6
+
+
 def test_stream_counts_every_pass(read: Read) -> None:
     def loop(impl: str, size: int, rate: float, threads: int = 0) -> tuple[Case, float]:
         params = {"kernel": "triad", "bytes": size, "dtype": "fp64", "threads": threads, "node": -1, "cpu_node": -1}

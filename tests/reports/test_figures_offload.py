@@ -140,6 +140,26 @@ def test_disturbed_records_carry_no_verdict_but_are_drawn(
     assert all(f.quiet and "cannot be told" in f.title for f in found)
 
 
+def test_what_page_locking_wastes(run_of: Callable[..., Path], with_facts: Callable[..., Record]) -> None:
+    def locked(impl: str, size: int, got: int, **how: Any) -> Record:
+        facts = {"asked_bytes": size, "got_bytes": got, "waste_share": 1 - size / got}
+        return with_facts("offload.pinned_alloc", impl, 1e-3, {"bytes": size, "count": 1}, facts, "eager", **how)
+
+    # 33 MiB rounded up to 64: 31 of 64 lie idle. Noise does not touch a count of bytes.
+    exact = [locked("register", size, size) for size in (64 * KI, 33 * MI)]
+    rounded = [locked("torch", 64 * KI, 64 * KI), locked("torch", 33 * MI, 64 * MI, flags=("noisy",))]
+    data = ReportData.read(run_of([*exact, *rounded]))
+    (found,) = figures_offload.find(data)
+    assert found.title == "Of page-locked memory 48 % lies idle at worst (torch, register)."
+    assert found.items[0] == "torch, 1 x 33 MiB: 64 MiB taken, 48 % idle"
+    assert len(found.items) == 4
+    assert not found.quiet
+    assert f'id="{found.anchor}"' in render(data)
+    (found,) = figures_offload.find(ReportData.read(run_of(exact, "exact")))
+    assert found.title == "Page-locked buffers take no more memory than was asked for (register)."
+    assert found.quiet
+
+
 def test_a_split_that_cannot_run_says_why(run_of: Any, make_unmeasured: Any, passed: Callable[..., Record]) -> None:
     from wattline.case import Case
 
