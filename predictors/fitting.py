@@ -19,6 +19,7 @@ from wattline.predictors.base import (
     fit_latency,
     launch_floor,
     share_links,
+    towards_usual,
 )
 from wattline.predictors.families import Family
 from wattline.predictors.intervals import Intervals
@@ -244,15 +245,18 @@ def _fit_base(encoder: Encoder, blocks: Sequence[Block], time: Array, machine: C
     # A kernel of which few rows are known shares the floor of its device.
     whole = {k: parts for k, parts in whole.items() if k.count("|") < 2 or len(parts[0]) >= _FLOOR_ROWS}
     if encoder.collective:
-        base = Base(_link_curves(whole))
+        base = Base(_link_curves(whole, {k.split("|", 1)[1] for k, spec in specs.items() if spec.link_bandwidth}))
     else:
         base = Base({k: fit_floor(t, busy, launch_floor(specs[k])) for k, (_, t, busy) in whole.items()})
     base.add_means()
     return base
 
 
-def _link_curves(rows: Mapping[str, tuple[Array, ...]]) -> dict[str, Curve]:
-    """The curves of collectives from (log2 of ranks, seconds, seconds on the link) by ``op|device``."""
+def _link_curves(rows: Mapping[str, tuple[Array, ...]], listed: set[str]) -> dict[str, Curve]:
+    """The curves of collectives from (log2 of ranks, seconds, seconds on the link) by ``op|device``.
+
+    ``listed`` are the devices whose datasheet names the speed of their links.
+    """
     parts = {
         (key.split("|", 1)[1], float(at), key): (t[position == at], busy[position == at])
         for key, (position, t, busy) in rows.items()
@@ -261,7 +265,8 @@ def _link_curves(rows: Mapping[str, tuple[Array, ...]]) -> dict[str, Curve]:
     points: dict[str, list[tuple[float, float, float, float]]] = {}
     for device, at in sorted({(device, at) for device, at, _ in parts}):
         own = {key: part for (d, a, key), part in parts.items() if (d, a) == (device, at)}
-        for key, beta in share_links({key: fit_beta(*part) for key, part in own.items()}).items():
+        for key, shared in share_links({key: fit_beta(*part) for key, part in own.items()}).items():
+            beta = towards_usual(shared) if device in listed else shared
             alpha, extra = fit_latency(*own[key], beta)
             points.setdefault(key, []).append((at, alpha, beta, extra))
     return {key: Curve(*(tuple(part) for part in zip(*found, strict=True))) for key, found in points.items()}
