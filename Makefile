@@ -124,12 +124,12 @@ ifeq ($(VENV),1)
 
 $(RUNTIME): FORCE
 	$(call once,pyproject.toml $(CONSTRAINTS),$(make_venv); \
-	  echo "installing wattline and what it needs into .venv"; $(venv_pip) -e ".[numba]"; rm -f .venv/.runtime@* .venv/.dev@*)
+	  echo "installing wattline and what it needs into .venv"; $(venv_pip) -e .; rm -f .venv/.runtime@* .venv/.dev@*)
 
 # setuptools: the lint and the tests build the package without fetching anything.
 $(DEV): $(RUNTIME) FORCE
 	$(call once,$(RUNTIME),echo "installing what tests and lint need into .venv"; \
-	  $(venv_pip) "setuptools>=77" -e ".[test$(comma)lint$(comma)numba$(comma)triton]")
+	  $(venv_pip) "setuptools>=77" -e ".[test$(comma)lint$(comma)triton]")
 
 # A .venv without pip is what an interrupted or refused `python -m venv` leaves behind.
 make_venv = .venv/bin/python -m pip --version >/dev/null 2>&1 || { $(CHOSEN) tools/check_dependencies.py --python-only; \

@@ -83,6 +83,9 @@ def command(
         typer.echo("no scores: all rows form one group, and a group is never both learned from and judged on")
     if said and not quiet:
         typer.echo(f"left out: {said}")
+    models = predictor.models_.values()
+    for what, why in sorted({pair for model in models for pair in model.facts["not_tried"].items()}):
+        typer.echo(f"{what} were not tried: {why}", err=True)
     typer.echo(str(target) if quiet else f"predictor {target}")
 
 

@@ -22,6 +22,7 @@ from wattline.predictors.base import (
     towards_usual,
 )
 from wattline.predictors.families import Family
+from wattline.predictors.forest import unavailable
 from wattline.predictors.intervals import Intervals
 from wattline.predictors.learners import Scaler
 from wattline.predictors.model import Encoded, FamilyModel
@@ -106,6 +107,7 @@ def fit_family(
         "median_ape": float(np.median(np.abs(np.expm1(-error)))),
         "rows_with_power": int(np.isfinite(p).sum()),
         "transfer_share": share,
+        "not_tried": {"trees": unavailable()} if len(rows) > FEW and unavailable() else {},
         "common": _common(blocks),
     }  # fmt: skip
     model = FamilyModel(

@@ -34,8 +34,8 @@ CLIP = 6.0
 """Residuals count as at most so many times their median size."""
 BINS = 64
 """Values that a feature is told apart by."""
-FEATURES = 1.0
-"""Share of the features among which a tree chooses."""
+PLENTY = 40_000
+"""Rows beyond which a tree chooses among half of the features: it costs little there and halves the time."""
 _CHUNK = 32768
 """Rows evaluated at once: long enough that calls of numpy cost little, short enough for a core's cache."""
 
@@ -143,7 +143,7 @@ class Forest:
             bins = np.stack([np.searchsorted(borders[i], x[:, i], side="left").astype(np.uint8) for i in used])
             counts = np.array([len(borders[i]) + 1 for i in used], np.int64)
             rng = np.random.default_rng(seed)
-            many = max(1, round(FEATURES * len(used)))
+            many = len(used) if len(y) <= PLENTY else max(1, len(used) // 2)
             chosen = np.stack([rng.permutation(len(used))[:many] for _ in range(trees)])
             level = np.zeros((trees, DEPTH), np.int64)
             _boost()(bins, counts, y - bias, chosen, feature, level, leaf, rate, PENALTY, CLIP)

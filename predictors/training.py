@@ -124,11 +124,8 @@ def fit_learner(
         network, held = _fit_network(x, y, fold, penalty=penalty, seed=seed, drop=drop, effort=effort)
         consider("ridge + network", held, lambda a, b: network)
         if not forest.unavailable():
-            alone = (Linear(np.zeros(d), 0.0), np.zeros(len(y)))
-            for name, (smooth, start) in {"trees": alone, "ridge + network + trees": (network, held)}.items():
-                trees, left = _fit_forest(x, y - start, fold, seed=seed, effort=effort)
-                stacked = Stacked(smooth, trees)
-                consider(name, start + left, lambda a, b, stacked=stacked: stacked)
+            name, stacked, held = _fit_stacked(x, y, fold, (network, held), seed=seed, effort=effort)
+            consider(name, held, lambda a, b: stacked)
     return Fitted(best[3](x, y), best[2], scores, Linear.fit(x, y, penalty))
 
 
@@ -170,21 +167,38 @@ def fit_correction(x: Array, y: Array, fold: NDArray[np.int64], names: Sequence[
     return Fitted(best[2](x, y), best[1], scores, Linear.constant(y, d))
 
 
-def _fit_forest(x: Array, y: Array, fold: NDArray[np.int64], *, seed: int, effort: float) -> tuple[Forest, Array]:
-    """Trees grown on all rows, and what those grown without a fold say of it."""
+def _fit_stacked(
+    x: Array, y: Array, fold: NDArray[np.int64], smooth: tuple[Network, Array], *, seed: int, effort: float
+) -> tuple[str, Stacked, Array]:
+    """Trees alone, or on what a network leaves of the groups that it had not seen: what errs less on the first fold.
+
+    Returns:
+        The name of the candidate, the learner, and what those grown without a fold say of it.
+    """
     count = max(8, round(effort * forest.TREES))
 
-    def grown(rows: NDArray[np.int64]) -> Forest:
-        return Forest.fit(x[rows], y[rows], seed=seed, trees=count)
+    def grown(job: tuple[Array, NDArray[np.int64]]) -> Forest:
+        target, rows = job
+        return Forest.fit(x[rows], target[rows], seed=seed, trees=count)
 
+    network, held = smooth
+    starts = {"trees": (Linear(np.zeros(x.shape[1]), 0.0), 0.0 * y), "ridge + network + trees": (network, held)}
     folds = [int(f) for f in np.unique(fold)]
-    parts = [np.arange(len(y)), *(np.flatnonzero(fold != f) for f in folds)]
+    first, rest = fold == folds[0], np.flatnonzero(fold != folds[0])
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the compiled loops need no interpreter
-        whole, *without = pool.map(grown, parts)
-    held = np.empty(len(y))
-    for f, trees in zip(folds, without, strict=True):
-        held[fold == f] = trees.predict(x[fold == f])
-    return whole, held
+        tried = pool.map(grown, [(y - start, rest) for _, start in starts.values()])
+        found = {name: trees.predict(x[first]) for name, trees in zip(starts, tried, strict=True)}
+        error = {name: float(np.mean(np.abs(y[first] - starts[name][1][first] - f))) for name, f in found.items()}
+        alone, both = starts
+        name = both if error[both] < 0.98 * error[alone] else alone
+        learner, start = starts[name]
+        jobs = [(y - start, np.flatnonzero(fold != f)) for f in folds[1:]]
+        whole, *without = pool.map(grown, [(y - start, np.arange(len(y))), *jobs])
+    out = start.copy()
+    out[first] += found[name]
+    for f, trees in zip(folds[1:], without, strict=True):
+        out[fold == f] += trees.predict(x[fold == f])
+    return name, Stacked(learner, whole), out
 
 
 def _fit_network(

@@ -64,7 +64,7 @@ def test_every_data_file_of_the_tree_is_named(setuptools_table: dict[str, Any], 
         path
         for folder in rooms.values()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts and path.name[0] != "."
     }
     assert sorted(there - named) == []
 
