@@ -18,6 +18,7 @@ from wattline.errors import DataError, UsageError, WattlineError, storage_error,
 
 if TYPE_CHECKING:
     from wattline.predictors.estimate import Estimate
+    from wattline.predictors.planning.choices import Choice
     from wattline.predictors.predictor import KernelPredictor
 
 EXAMPLES = "Example: wattline predict RUN gemm.dense m=4096 n=4096 k=4096 dtype=bf16"
@@ -44,6 +45,10 @@ def command(
         float, typer.Option("--coverage", metavar="SHARE", help="Share of measurements inside the intervals.")
     ] = 0.9,
     explain: Annotated[bool, typer.Option("--explain", help="What bounds it, and the nearest measured rows.")] = False,
+    best: Annotated[
+        str | None,
+        typer.Option("--best", metavar="GOAL", help="Rank alternatives (impl=a,b) by time, energy or both."),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Predict each row; columns are named as above.")
     ] = None,
@@ -64,6 +69,11 @@ def command(
             raise UsageError("no operation is named", why=f"{given[0]!r} is a parameter", todo="name it first")
     fixed = assignments(given or (), "predict")
     predictor = load(source)
+    if best is not None:
+        if csv is not None:
+            raise UsageError("--best and --csv cannot be joined", todo="rank one question at a time")
+        _rank(predictor, str(op), fixed, best, coverage=coverage, json=json)
+        return
     if csv is not None:
         rows = _predict_table(predictor, csv, out, op=op, fixed=fixed, coverage=coverage)
         if out is not None and not quiet:
@@ -85,6 +95,40 @@ def command(
         typer.echo(str(estimate.explain()))
 
 
+def _rank(
+    predictor: KernelPredictor, op: str, given: Mapping[str, str], goal: str, *, coverage: float, json: bool
+) -> None:
+    """Rank the alternatives that parameters with several values name; without any, the learned implementations."""
+    from wattline.predictors.planning import best, grid, pareto
+
+    if goal not in (goals := ("time", "energy", "both")):
+        raise unknown_name("goal", goal, goals)
+    alternatives = {name: value.split(",") for name, value in given.items() if "," in value}
+    shared = {name: value for name, value in given.items() if name not in alternatives}
+    tried = [_typed(predictor, op, words) for words in grid(**alternatives)] if alternatives else None
+    if tried is None and "impl" in shared:
+        tried = [{}]
+    question = {"coverage": coverage, **_typed(predictor, op, shared)}
+    if goal == "both":
+        front = pareto(predictor, op, tried, **question)
+        parts = {"front": front.front, "possible": front.possible, "beaten": front.beaten}
+        found = {name: [_described(each) for each in choices] for name, choices in parts.items()}
+        refused = front.refused
+    else:
+        ranking = best(predictor, op, tried, by=goal, **question)
+        found = {name: [_described(each) for each in c] for name, c in (("ranking", ranking.choices),)}
+        found["rivals"] = [dict(each.candidate) for each in ranking.rivals]
+        refused = ranking.refused
+    if json:
+        emit_json({"goal": goal, **found, "refused": [{"candidate": dict(r.candidate), "why": r.why} for r in refused]})
+        return
+    typer.echo(str(front if goal == "both" else ranking))
+
+
+def _described(choice: Choice) -> dict[str, Any]:
+    return {"candidate": dict(choice.candidate), "estimate": choice.estimate.to_dict()}
+
+
 def ask(predictor: KernelPredictor, op: str, given: Mapping[str, str], coverage: float) -> Estimate:
     """One estimate from words as a person writes them.
 
@@ -97,6 +141,15 @@ def ask(predictor: KernelPredictor, op: str, given: Mapping[str, str], coverage:
     Raises:
         WattlineError: an unknown name, a value out of range, a parameter that is missing.
     """
+    return predictor.predict_one(op=op, coverage=coverage, **_typed(predictor, op, given))
+
+
+def _typed(predictor: KernelPredictor, op: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters and conditions as values.
+
+    Raises:
+        WattlineError: an unknown name, or a value out of range.
+    """
     conditions: dict[str, Any] = {name: value for name, value in given.items() if name in CONDITIONS}
     for name, (kind, known, listing) in _CLOSED.items():
         learned = {word for model in predictor.models_.values() for word in model.seen.get(name, ()) if word}
@@ -106,7 +159,7 @@ def ask(predictor: KernelPredictor, op: str, given: Mapping[str, str], coverage:
     for name in ("op", "coverage"):
         if name in typed:
             raise UsageError(f"{name!r} is no parameter of {op}", todo="give the operation before the parameters")
-    return predictor.predict_one(op=op, coverage=coverage, **conditions, **typed)
+    return {**conditions, **typed}
 
 
 def _predict_table(

@@ -234,3 +234,22 @@ def test_tables_need_a_terminal_to_be_drawn(monkeypatch: pytest.MonkeyPatch, cap
     drawn = capsys.readouterr().out
     assert "a [b]" in drawn  # brackets are data, not markup
     assert len(drawn.splitlines()) > 3
+
+
+def test_predict_ranks_alternatives(program: Program, learnable_run: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "p.wl"
+    assert program("fit", learnable_run, "--out", bundle, "--no-scores").returncode == 0
+    shape = ("gemm.dense", "m=256", "n=256", "k=256")
+    done = program("predict", bundle, *shape, "dtype=fp32,bf16", "--best", "time", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert sorted(each["candidate"]["dtype"] for each in found["ranking"]) == ["bf16", "fp32"]
+    times = [each["estimate"]["time_s"] for each in found["ranking"]]
+    assert times == sorted(times)
+    alone = json.loads(program("predict", bundle, *shape, "dtype=bf16", "--json").stdout)
+    assert alone["time_s"] in times
+    assert program("predict", bundle, *shape, "dtype=fp32", "--best", "time").stdout.startswith("  1  impl=torch: ")
+    for goal, told in (("both", "no energy is known"), ("energy", "choose by time"), ("speed", "unknown goal 'speed'")):
+        refused = program("predict", bundle, *shape, "dtype=fp32,bf16", "--best", goal)
+        assert refused.returncode == 2
+        assert told in refused.stderr

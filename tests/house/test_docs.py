@@ -15,7 +15,7 @@ import pytest
 from wattline.case import FILLS, REGIMES, Case
 from wattline.device import Ceilings, DeviceSpec
 from wattline.formats import BENCH_FORMATS
-from wattline.record import FLAGS, STATUSES, Check, Measurement, Record
+from wattline.record import FLAGS, STATUSES, Check, Energy, Measurement, Record
 from wattline.run import PlannedCase, RunWriter
 from wattline.stats import summarize
 from wattline.suites.settings import MeasureSettings
@@ -64,12 +64,15 @@ def records() -> Iterator[Record]:
                     case = Case("gemm.dense", "torch", params)
                     work = work_of(case.op, params)
                     limit = bound(work, DEVICE)
+                    watts = 90.0 + 15.0 * k / (k + 400)
                     centre = limit.time_s / (0.6 + 0.3 * k / (k + 400)) + 3e-6
+                    joules = watts * centre
                     samples = centre * (1 + 0.004 * rng.standard_normal(25))
                     measurement = Measurement(
                         tuple(map(float, samples)), 4, summarize(samples), "precise", warmup_calls=9, warmup_s=0.1,
                         warmup_stop="settled", first_call_s=3 * centre, rotations=4, timer="perf_counter_ns",
                         timed_s=float(4 * samples.sum()), check=Check(2e-7, 1e-5, True, "full"),
+                        energy=Energy(watts, joules, 0.98 * joules, 1.02 * joules, "example", "device"),
                     )  # fmt: skip
                     yield Record(
                         case, "ok", DEVICE.id, measurement=measurement, work=work, bound_s=limit.time_s,
