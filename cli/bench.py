@@ -18,6 +18,7 @@ from wattline.cli.options import Selection
 from wattline.cli.output import emit_event
 
 if TYPE_CHECKING:
+    from wattline.predictors.choosing import CaseChooser
     from wattline.suites.collectives.launch import Launch
     from wattline.suites.plan import Plan
     from wattline.suites.runner import Observer, Outcome
@@ -61,6 +62,10 @@ def command(
     iters: ranks.IterationsOption = None,
     warmup_iters: ranks.WarmupOption = None,
     check: ranks.CheckOption = None,
+    until_error: Annotated[
+        str | None,
+        typer.Option("--until-error", metavar="SHARE", help="Cases that teach most, until predictions err less: 5%."),
+    ] = None,
     no_fit: Annotated[bool, typer.Option("--no-fit", help="Do not fit a predictor.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Do not write the report.")] = False,
     json: options.JsonOption = False,
@@ -77,6 +82,8 @@ def command(
         dtypes=dtype, aa=aa, seed=seed, max_cases=max_cases, measure=measure, device=device,
         power_limits=power_limits, clocks=clocks,
     )  # fmt: skip
+    if until_error is not None:
+        selection = _without_pairs(selection, ranks_)
     selection = ranks.SizeFlags(minbytes, maxbytes, stepfactor, iters, warmup_iters, check).applied(selection)
     launch = ranks.find_launch(selection.names, ranks_, timeout, selection.device_name, out if resume else None)
     if launch is not None and launch.place.rank:
@@ -85,10 +92,10 @@ def command(
         folder = out or newest_unfinished(RUNS)
         if launch is None and out is None:
             launch = ranks.find_launch(None, None, timeout, selection.device_name, folder)
-        outcome = _resume(folder, selection, launch, json=json, quiet=quiet)
+        outcome = _resume(folder, selection, launch, until_error, json=json, quiet=quiet)
     else:
         folder = out or default_folder(selection.preset_name)
-        outcome = _start(folder, selection, launch, json=json, quiet=quiet)
+        outcome = _start(folder, selection, launch, until_error, json=json, quiet=quiet)
     if outcome.state == "interrupted":
         _tell_interrupted(outcome, json=json)
         raise typer.Exit(outcome.exit_code)
@@ -141,17 +148,21 @@ def resume_command(folder: Path) -> str:
     return f"wattline bench --resume --out {shlex.quote(str(folder))}"
 
 
-def _start(folder: Path, selection: Selection, launch: Launch | None, *, json: bool, quiet: bool) -> Outcome:
+def _start(
+    folder: Path, selection: Selection, launch: Launch | None, until_error: str | None, *, json: bool, quiet: bool
+) -> Outcome:
     from wattline.cli.progress import make_observer
     from wattline.suites.runner import run_bench
 
+    chooser = _chooser(until_error, selection.seed)
     plan = selection.plan(ranks=launch.ranks if launch else 0)
     with closing(make_observer(json=json, quiet=quiet)) as observer:
         _note_refusals(plan, observer)
         line = shlex.join(["wattline", *sys.argv[1:]])
         return run_bench(
-            plan, folder, device=selection.device_name, observer=observer, command=line, launch=launch
-        )
+            plan, folder, device=selection.device_name, observer=observer, command=line, launch=launch,
+            chooser=chooser,
+        )  # fmt: skip
 
 
 def _note_refusals(plan: Plan, observer: Observer) -> None:
@@ -163,13 +174,52 @@ def _note_refusals(plan: Plan, observer: Observer) -> None:
         )
 
 
-def _resume(folder: Path, selection: Selection, launch: Launch | None, *, json: bool, quiet: bool) -> Outcome:
+def _resume(
+    folder: Path, selection: Selection, launch: Launch | None, until_error: str | None, *, json: bool, quiet: bool
+) -> Outcome:
     from wattline.cli.progress import make_observer
+    from wattline.run import Run
     from wattline.suites.runner import resume_bench
 
     _same_plan(folder, selection)
+    begun = Run(folder).manifest  # a run that was begun with a target keeps it, unless it is given another
+    target = until_error or (begun.get("sampling") or {}).get("target")
+    chooser = _chooser(target, (begun.get("plan") or {}).get("seed"))
     with closing(make_observer(json=json, quiet=quiet)) as observer:
-        return resume_bench(folder, budget_s=selection.budget_s, observer=observer, launch=launch)
+        return resume_bench(folder, budget_s=selection.budget_s, observer=observer, launch=launch, chooser=chooser)
+
+
+def _chooser(until_error: str | float | None, seed: int | None) -> CaseChooser | None:
+    """What chooses the cases of a run that ends at an error.
+
+    Raises:
+        ParamError: not a share.
+    """
+    if until_error is None:
+        return None
+    from wattline.predictors.choosing import CaseChooser
+
+    share = until_error if isinstance(until_error, float) else options.parse_share(until_error)
+    return CaseChooser(share, seed=seed or 0)
+
+
+def _without_pairs(selection: Selection, ranks_: str | int | None) -> Selection:
+    """A selection without what a run that ends at an error cannot have.
+
+    Raises:
+        UsageError: it was asked for.
+    """
+    from wattline.errors import UsageError
+
+    asked = {
+        "--aa": selection.aa, "--power-limits": selection.power_limits, "--clocks": selection.clocks,
+        "--ranks": ranks_,
+    }  # fmt: skip
+    for flag, value in asked.items():
+        if value:
+            why = "it measures what a predictor learns most from: each case once, on one device, without caps"
+            raise UsageError(f"--until-error and {flag} cannot be joined", why=why, todo=f"leave {flag} out")
+    return replace(selection, aa=0)
 
 
 def _same_plan(folder: Path, selection: Selection) -> None:

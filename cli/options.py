@@ -60,7 +60,7 @@ DeviceOption = Annotated[
 ]
 MeasureOption = Annotated[
     list[str] | None,
-    typer.Option("--measure", metavar="NAME=VALUE", help="A setting of the loop, such as time_limit_s=0.5 (repeat)."),
+    typer.Option("--measure", metavar="NAME=VALUE", help="A setting of the loop: time_limit_s=0.5 (repeat)."),
 ]
 EnergyWindowOption = Annotated[
     str | None,
@@ -191,6 +191,22 @@ def _caps_text(text: str | None, flag: str) -> str | None:
 def _preset(name: str) -> str | Path:
     """A name, or a file: whatever ends in .toml or has a folder in it."""
     return Path(name) if name.endswith(".toml") or "/" in name else name
+
+
+def parse_share(text: str) -> float:
+    """``5%`` or ``0.05`` as a share.
+
+    Raises:
+        ParamError: neither.
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if rest or not value > 0:
+        raise ParamError(f"cannot read {text!r} as a share", todo="write it like 5% or 0.05")
+    return value / 100 if percent else value
 
 
 def energy_setting(text: str) -> str:

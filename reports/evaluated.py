@@ -33,7 +33,9 @@ def prediction_of(
         return None, "The evaluation holds no row with a measured and a predicted time."
     frame["anchor"] = data.frame["anchor"].reindex(frame.index)
     nominal = float(evaluation.scores.get("nominal", 0.9))
-    return Prediction(frame, nominal, evaluation.split, _facts(predictor), evaluation.learning), ""
+    return Prediction(
+        frame, nominal, evaluation.split, _facts(predictor), evaluation.learning, data.run.manifest.get("sampling")
+    ), ""
 
 
 def _of_run(data: ReportData) -> tuple[KernelPredictor | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ class Prediction:
         how: how the rows were held out, a sentence.
         trained: what is known of the predictor, pairs of name and value.
         learning: ``rows``, ``mape`` and ``median_ape`` (percent) at growing shares of the rows, where taken.
+        sampling: what a run that chose its cases kept: ``target``, and ``steps`` (``rows``, ``error``, ``upper`` ...).
     """
 
     frame: pd.DataFrame
@@ -65,6 +66,7 @@ class Prediction:
     how: str
     trained: Sequence[tuple[str, str]] = ()
     learning: pd.DataFrame | None = None
+    sampling: Mapping[str, Any] | None = None
 
     def scores(self) -> list[Score]:
         """All rows first, then each operation and format, then the rows outside the domain."""
@@ -145,8 +147,8 @@ def figures(prediction: Prediction) -> list[Figure]:
         "a good model scatters evenly around zero.",
         legend, wide=True,
     )  # fmt: skip
-    curve = _learning(prediction)
-    return [against, size, curve] if curve else [against, size]
+    curves = (_learning(prediction), _sampled(prediction))
+    return [against, size, *(curve for curve in curves if curve)]
 
 
 def _learning(prediction: Prediction) -> Figure | None:
@@ -167,6 +169,32 @@ def _learning(prediction: Prediction) -> Figure | None:
         "Error on held-out shapes against the number of rows learned from. Where the curve still falls, more "
         "measurements would help; where it is flat, they would not.",
         lines=(("c0", "median error"), ("c1", "mean error")),
+    )
+
+
+def _sampled(prediction: Prediction) -> Figure | None:
+    """Error after each batch of a run that chose its cases by what they teach."""
+    steps = (prediction.sampling or {}).get("steps", ())
+    if prediction.sampling is None or len(steps) < 2:
+        return None
+    target = float(prediction.sampling["target"])
+    panel = Panel("pred-sampled", 470, 270).log("x", label=lambda v, _: f"{v:g}").linear("y", svg.percent_tick)
+    panel.titles("", "cases measured", "mean error")
+    rows = [step["rows"] for step in steps]
+    for name, series in (("error", 0), ("upper", 1)):
+        panel.ax.plot(rows, [step[name] for step in steps], marker="o", markersize=5, color=svg.SERIES[series])
+    panel.ax.axhline(target, color=svg.MUTED, linewidth=1)
+    panel.ax.set_ylim(0, None)
+    last = steps[-1]
+    reached = "was reached" if prediction.sampling.get("reached") else "was not reached"
+    return Figure(
+        "sampled",
+        "Error while sampling",
+        [panel.svg(f"Error after {len(steps)} batches of chosen cases.")],
+        f"This run measured what a predictor learned most from. The error is judged on cases drawn at random "
+        f"({last['judged']} in the end), each predicted without its own shape; the line is the target of "
+        f"{100 * target:g} %, which {reached}. While it is far off, the error is that of the sampler's own process.",
+        lines=(("c0", "mean error"), ("c1", "upper end of its interval")),
     )
 
 

@@ -16,6 +16,7 @@ from wattline.run import PlannedCase, Run, RunWriter, now_iso
 from wattline.stats import aa_analysis
 from wattline.suites import protocol
 from wattline.suites.capping import Capping
+from wattline.suites.choosing import Chooser, closed, in_turn
 from wattline.suites.observer import Observer as Observer  # noqa: PLC0414 - part of what a caller needs
 from wattline.suites.observer import Outcome as Outcome  # noqa: PLC0414
 from wattline.suites.plan import Plan
@@ -38,7 +39,7 @@ _PROBE_SILENCE_S = 60.0  # longest silence of the probe, whatever deadline the c
 
 def run_bench(
     plan: Plan, out: str | Path, *, device: str = "auto", observer: Observer | None = None, command: str = "",
-    launch: Launch | None = None,
+    launch: Launch | None = None, chooser: Chooser | None = None,
 ) -> Outcome:  # fmt: skip
     """Measure a plan into a new run folder.
 
@@ -49,6 +50,7 @@ def run_bench(
         observer: is told how it goes.
         command: the shell command that repeats this run, for the manifest.
         launch: how the ranks of a plan of several are started.
+        chooser: decides which case is next, and when to stop; ``None``: all, in the order of the plan.
 
     Raises:
         UsageError: a run is in the folder already.
@@ -74,12 +76,13 @@ def run_bench(
     # Refused cases are recorded as skipped, so that no gap stays silent; first, since they cost nothing.
     cases = [*(PlannedCase(refused.case) for refused in plan.refused), *plan.cases]
     with RunWriter.create(out, manifest, cases) as writer:
-        return _Runner(writer, observer or Observer(), plan.budget_s, launch).go()
+        return _Runner(writer, observer or Observer(), plan.budget_s, launch, chooser).go()
 
 
 def resume_bench(
-    out: str | Path, *, budget_s: float | None = None, observer: Observer | None = None, launch: Launch | None = None
-) -> Outcome:
+    out: str | Path, *, budget_s: float | None = None, observer: Observer | None = None, launch: Launch | None = None,
+    chooser: Chooser | None = None,
+) -> Outcome:  # fmt: skip
     """Go on with a run: measure exactly the planned cases that have no record yet.
 
     Args:
@@ -87,6 +90,7 @@ def resume_bench(
         budget_s: seconds for this sitting; ``None``: no limit.
         observer: is told how it goes.
         launch: how its ranks are started, if it has several.
+        chooser: as in :func:`run_bench`.
 
     Raises:
         UsageError: the device is another than the one the run began on.
@@ -94,18 +98,20 @@ def resume_bench(
         StorageError: see :func:`run_bench`.
     """
     with RunWriter(out) as writer:
-        return _Runner(writer, observer or Observer(), budget_s, launch).go()
+        return _Runner(writer, observer or Observer(), budget_s, launch, chooser).go()
 
 
 class _Runner:
     """One sitting on one run folder."""
 
     def __init__(
-        self, writer: RunWriter, observer: Observer, budget_s: float | None, launch: Launch | None = None
-    ) -> None:
+        self, writer: RunWriter, observer: Observer, budget_s: float | None, launch: Launch | None = None,
+        chooser: Chooser | None = None,
+    ) -> None:  # fmt: skip
         self._writer = writer
         self._staff = Staff(writer, launch)
         self._observer = observer
+        self._chooser = chooser
         self._budget_s = budget_s
         plan = writer.manifest.get("plan")
         if not isinstance(plan, Mapping) or not {"settings", "seed"} <= plan.keys():
@@ -140,6 +146,7 @@ class _Runner:
         with self._stop.listening(), self._capping:
             try:
                 state = self._sitting(plan, todo)
+                closed(self._chooser, self._writer, state, self._observer)
             finally:
                 if self._worker is not None:
                     self._worker.quit()
@@ -161,7 +168,7 @@ class _Runner:
                     path=self._writer.path, device=device, planned=len(plan), done=self._done,
                     budget_s=self._budget_s,
                 )  # fmt: skip
-            for index, planned in todo:
+            for index, planned in in_turn(todo, self._writer, self._chooser, self._refused, self._observer):
                 if self._stop.soon:
                     return "interrupted"
                 if self._over_budget():

@@ -169,3 +169,52 @@ def test_ctrl_c_while_learning_keeps_what_was_measured_and_says_how_to_go_on(tmp
     assert events.returncode == 130
     last = json.loads(events.stdout.splitlines()[-1])
     assert (last["event"], last["state"], last["exit_code"]) == ("finished", "interrupted", 130)
+
+
+GRID = tuple(word for axis in "mnk" for word in ("--set", f"{axis}=16,32,64,128"))
+QUICK = ("--measure", "time_limit_s=0.02", "--measure", "warmup_limit_s=0.01", "--measure", "min_time_s=0.005")
+
+
+@pytest.mark.slow
+def test_until_error_measures_what_teaches_most_and_stops(program: Program, tmp_path: Path) -> None:
+    """Sixty-four tiny products; a rough guess is soon within the target, a ten-thousandth never is."""
+    ask = ("bench", "gemm.dense", "--device", "cpu", *GRID, *QUICK, "--no-fit", "--no-report")
+    done = program(*ask, "--until-error", "90%", "--budget", "60s", "--out", "run", timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "the target of 90% is reached" in done.stderr
+    run = Run(tmp_path / "run")
+    facts = run.manifest["sampling"]
+    first = [record.case.key for record in run.records()]
+    assert run.state == "complete"
+    assert facts["reached"]
+    assert facts["candidates"] == 64
+    assert facts["steps"][-1]["rows"] == len(first) < 64
+    # Going on keeps the target, and ends at once; with another it goes on, and measures nothing twice.
+    again = program("bench", "--resume", "--out", "run", "--no-fit", "--no-report", "--json")
+    assert json.loads(again.stdout.splitlines()[-1])["by_status"] == {"ok": len(first)}
+    more = program(
+        "bench", "--resume", "--out", "run", "--until-error", "0.01%", "--budget", "1s", "--no-fit", "--no-report"
+    )
+    assert more.returncode == 0, more.stderr
+    assert "the budget ended first: mean error" in more.stderr
+    assert "the target of 0.01% is not reached" in more.stderr
+    keys = [record.case.key for record in Run(tmp_path / "run").records()]
+    assert keys[: len(first)] == first
+    assert len(keys) == len(set(keys)) < 64
+    facts = Run(tmp_path / "run").manifest["sampling"]
+    assert (facts["reached"], facts["target"]) == (False, 0.0001)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--until-error", "soon"), "cannot read 'soon' as a share"),
+        (("--until-error", "150%"), "must be above 0 and below 100 %"),
+        (("--until-error", "5%", "--aa", "3"), "--until-error and --aa cannot be joined"),
+        (("--until-error", "5%", "--clocks", "1410"), "--until-error and --clocks cannot be joined"),
+    ],
+)
+def test_until_error_that_makes_no_sense_is_refused(program: Program, more: tuple[str, ...], told: str) -> None:
+    done = program("bench", *TINY, "--set", "k=64", *more)
+    assert done.returncode == 2
+    assert told in done.stderr

@@ -99,3 +99,14 @@ def test_held_out_rows_lead_to_their_records(big_run: Path) -> None:
     assert prediction.nominal == 0.8
     assert prediction.frame["anchor"].tolist() == usable["anchor"].tolist()
     assert prediction.scores()[0].median == 0.0
+
+
+def test_a_run_that_chose_its_cases_shows_the_error_on_the_way() -> None:
+    steps = [{"rows": n, "judged": n // 3, "error": 3.0 / n, "upper": 4.0 / n} for n in (30, 40, 60)]
+    sampling = {"target": 0.08, "reached": True, "steps": steps}
+    *_, sampled = figures(Prediction(FRAME, 0.9, "by hand", sampling=sampling))
+    assert sampled.title == "Error while sampling"
+    assert "target of 8 %, which was reached" in sampled.caption
+    assert "(20 in the end)" in sampled.caption
+    short = {**sampling, "steps": steps[:1]}
+    assert len(figures(Prediction(FRAME, 0.9, "by hand", sampling=short))) == 2
