@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wattline.predictors.physics import TINY, Machine, Terms
+from wattline.predictors.physics import ONE, TINY, Machine, Terms
 from wattline.workmodels.collectives import COLLECTIVES
 
 Features = tuple[Any, list[Any]]
@@ -32,12 +32,14 @@ class Family:
         params: numeric parameters with their defaults (:data:`NEEDED`: none).
         features: the feature function.
         names: names of the features, in its order.
+        power_only: features that power alone reads; zero where time is learned.
     """
 
     name: str
     params: Mapping[str, float | None]
     features: FeatureFunction
     names: tuple[str, ...]
+    power_only: frozenset[str] = frozenset()
 
 
 def _roof(t: Terms, m: Machine, xp: Any) -> list[Any]:
@@ -53,8 +55,11 @@ def _roof(t: Terms, m: Machine, xp: Any) -> list[Any]:
     ]
 
 
-def _alignment(size: Any) -> Any:
+def _alignment(size: Any, xp: Any) -> Any:
     """Base-2 logarithm of the largest power of two, at most 128, that divides a size."""
+    if xp is ONE:
+        whole = int(size) if size == int(size) else 1
+        return float(min((whole & -whole).bit_length() - 1, 7))
     return 1.0 * sum(size % power == 0 for power in (2, 4, 8, 16, 32, 64, 128))
 
 
@@ -88,18 +93,18 @@ def _gemm(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     if not m.tiled:
         busy = t.compute
     # The number of rows is what grows beyond what was measured (tokens of a batch): as a feature of its own it would
-    # stay at its edge there. Waves and fills say what matters of it.
+    # stay at its edge there. Waves and fills say what matters of it to time; readings of power go by it.
     out += [
         xp.log2(xp.most(t.compute, TINY) / xp.most(busy, TINY)), xp.log2(1.0 * depth),
-        _alignment(rows), _alignment(cols), _alignment(depth),
-        xp.log2(1.0 * batch), xp.log2(1.0 * cols),
+        _alignment(rows, xp), _alignment(cols, xp), _alignment(depth, xp),
+        xp.log2(1.0 * batch), xp.log2(1.0 * cols), xp.log2(1.0 * rows),
     ]  # fmt: skip
     return xp.most(_sustained(busy, t, xp), t.memory), out
 
 
 _GEMM = (
     *_ROOF, "wave_256", "log_waves_128", "wave_128", "fill_128", "log_waves_64", "wave_64", "fill_64",
-    "log_quantisation", "log_k", "align_m", "align_n", "align_k", "log_batch", "log_n",
+    "log_quantisation", "log_k", "align_m", "align_n", "align_k", "log_batch", "log_n", "log_m",
 )  # fmt: skip
 
 
@@ -125,8 +130,8 @@ def _attention(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
         xp.log2(chunks), chunks / (1.0 + chunks),
         xp.log2(batch), xp.log2(q_len), xp.log2(kv_len), xp.log2(span), xp.log2(heads), xp.log2(kv_heads),
         xp.log2(heads / kv_heads), xp.log2(dim), 1.0 * (window > 0), span / kv_len,
-        1.0 * (dim > 128), 1.0 * (q_len >= 64), _alignment(kv_len), _alignment(q_len), _alignment(heads / kv_heads),
-        xp.log2((longest + TINY) / (t.compute + TINY)), xp.log2(tiles),
+        1.0 * (dim > 128), 1.0 * (q_len >= 64), _alignment(kv_len, xp), _alignment(q_len, xp),
+        _alignment(heads / kv_heads, xp), xp.log2((longest + TINY) / (t.compute + TINY)), xp.log2(tiles),
     ]  # fmt: skip
     return xp.most(_sustained(t.compute, t, xp), t.memory), out
 
@@ -173,7 +178,7 @@ def _moe(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
         xp.log2(each), xp.log2(active), active / local, xp.log2(t.details["expert_bytes"]),
         xp.log2(active * t.details["expert_bytes"] / (m.cache or 1e6)),
         xp.log2(tokens), xp.log2(hidden), xp.log2(inner), xp.log2(ep), xp.log2(1.0 * p["tp"]),
-        _alignment(inner), xp.log2(local), xp.log2(top_k),
+        _alignment(inner, xp), xp.log2(local), xp.log2(top_k),
     ]  # fmt: skip
     return xp.most(busy, moved), out
 
@@ -212,7 +217,8 @@ def _generic(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     return xp.most(xp.most(t.compute, t.memory), t.link), [*_roof(t, m, xp), xp.log2(t.link + TINY)]
 
 
-_GEMM_FAMILY = Family("gemm", {"batch": 1.0, "m": NEEDED, "n": NEEDED, "k": NEEDED}, _gemm, _GEMM)
+_GEMM_PARAMS: dict[str, float | None] = {"batch": 1.0, "m": NEEDED, "n": NEEDED, "k": NEEDED}
+_GEMM_FAMILY = Family("gemm", _GEMM_PARAMS, _gemm, _GEMM, frozenset({"log_m"}))
 _ATTENTION_PARAMS: dict[str, float | None] = {
     "batch": 1.0, "q_len": NEEDED, "kv_len": NEEDED, "heads": NEEDED, "kv_heads": NEEDED, "head_dim": NEEDED,
     "window": 0.0,

@@ -90,6 +90,7 @@ def fit_family(
     scaler = Scaler.fit(e.x)
     # Words stay 0 and 1, so that a word never seen is all zeros, as when a network learns without it.
     scaler.leave(encoder.numeric)
+    scaler.mute([i for i, name in enumerate(encoder.names) if name in family.power_only])
     e.x = scaler(e.x)
     samples = Samples.draw(blocks, e.x, t, seed)
     target = np.log(t / e.base)
@@ -221,9 +222,13 @@ def _fit_power(
         limits.known = {**prior.limits.known, **limits.known}
     ends = np.array([limits.known[d] for d in devices[has]]).T
     use = utilisation(e.compute, e.memory, e.base, predicted)[has]
+    # What only readings of power go by is learned from many rows; beside few it is noise.
+    names = enumerate(model.encoder.names)
+    mute = [i for i, name in names if name in model.family.power_only and has.sum() <= FEW]
     time_error = np.log(time / predicted)[has]
     return PowerPart.fit(
-        e.x[has], use, power[has], time_error, limits=limits, ends=(ends[0], ends[1]),
+        e.raw[has], use, power[has], time_error, x=e.x[has], numeric=model.encoder.numeric, mute=mute,
+        limits=limits, ends=(ends[0], ends[1]),
         fold=fold[has], classes=classes[has],
         seed=seed + 1, drop=drop, effort=effort, prior=prior,
     )  # fmt: skip

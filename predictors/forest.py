@@ -69,16 +69,15 @@ class Forest:
         n = len(x)
         if n == 1:
             return np.array([self.predict_one(x[0])])
-        columns = np.ascontiguousarray(x.T, np.float32)
         out = np.empty(n)
         starts = range(0, n, _CHUNK)
         workers = min(len(starts), len(os.sched_getaffinity(0)))
         if workers < 2:
             for start in starts:
-                self._some(columns, out, start)
+                self._some(x, out, start)
         else:  # numpy lets go of the interpreter in every call made here
             with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(lambda start: self._some(columns, out, start), starts))
+                list(pool.map(lambda start: self._some(x, out, start), starts))
         return out
 
     def predict_one(self, row: Array) -> float:
@@ -87,8 +86,8 @@ class Forest:
         leaves = np.packbits(bits) + self._first
         return self.bias + float(self._flat[leaves].sum(dtype=np.float64))
 
-    def _some(self, columns: NDArray[np.float32], out: Array, start: int) -> None:
-        part = columns[:, start : start + _CHUNK]
+    def _some(self, x: Array, out: Array, start: int) -> None:
+        part = np.ascontiguousarray(x[start : start + _CHUNK].T, np.float32)
         n = part.shape[1]
         answers = np.empty((len(self._questions), n), np.uint8)
         for answer, (column, cut) in zip(answers, self._questions, strict=True):

@@ -90,6 +90,7 @@ class Linear:
 
     def __init__(self, weights: Array, bias: float) -> None:
         self.weights, self.bias = weights, float(bias)
+        self._flat = not weights.any()
 
     @classmethod
     def constant(cls, y: Array, d: int) -> Linear:
@@ -127,7 +128,7 @@ class Linear:
 
     def predict(self, x: Array) -> Array:
         """See :meth:`Learner.predict`."""
-        return x @ self.weights + self.bias
+        return np.full(len(x), self.bias) if self._flat else x @ self.weights + self.bias
 
     def predict_one(self, row: Array) -> float:
         """See :meth:`Learner.predict_one`."""

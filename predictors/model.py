@@ -37,6 +37,7 @@ class Encoded:
 
     Attributes:
         x: standardised, clipped features ``(n, d)``.
+        raw: features as they are ``(n, d)``.
         outside: how far the parameters lie outside the trained ranges ``(n,)``, in octaves.
         base, bound: seconds ``(n,)``.
         by: code of what bounds ``(n,)``.
@@ -46,6 +47,7 @@ class Encoded:
     """
 
     x: Array
+    raw: Array
     outside: Array
     base: Array
     bound: Array
@@ -161,12 +163,11 @@ class FamilyModel:
             parts.append(self.encoder.matrix(plan, found.features, n))
             physics.append((found, n))
             start += n
-        x = self.scaler(np.concatenate(parts))
-        return self.gathered(x, plans, physics, np.concatenate([b.rows for b in blocks]))
+        return self.gathered(np.concatenate(parts), plans, physics, np.concatenate([b.rows for b in blocks]))
 
-    @staticmethod
     def gathered(
-        x: Array,
+        self,
+        raw: Array,
         plans: list[tuple[Plan, slice]],
         physics: list[tuple[Physics, int]],
         rows: NDArray[np.int64],
@@ -182,8 +183,8 @@ class FamilyModel:
         )  # fmt: skip
         by = np.where(terms.max(axis=0) > 0, terms.argmax(axis=0) + 1, 0)
         return Encoded(
-            x, column(lambda p: p.outside), column(lambda p: p.base), column(lambda p: p.terms.bound), by,
-            terms[0], column(lambda p: p.terms.memory), plans, rows,
+            self.scaler(raw), raw, column(lambda p: p.outside), column(lambda p: p.base),
+            column(lambda p: p.terms.bound), by, terms[0], column(lambda p: p.terms.memory), plans, rows,
         )  # fmt: skip
 
     def choose(self, plan: Plan) -> Choice:
@@ -268,7 +269,7 @@ class FamilyModel:
                     chosen[rows] = True
                     out.idle[rows], out.cap[rows] = part.limits.of(plan.machine.spec)
             x, outside = e.x[chosen], e.outside[chosen]
-            out.power[chosen] = watts(part.odds(x, use[chosen]), out.idle[chosen], out.cap[chosen])
+            out.power[chosen] = watts(part.odds(e.raw[chosen], use[chosen]), out.idle[chosen], out.cap[chosen])
             for target, spread in ((out.power_half, part.spread), (out.energy_half, part.energy)):
                 width = spread.width(x) * (1.0 + WIDEN * outside)
                 factors = np.ones(len(e.base))

@@ -49,8 +49,8 @@ class PowerPart:
 
     Attributes:
         limits: idle and cap by device.
-        scaler: of the utilisation features.
-        learner: of the log-odds, from the time features and the utilisation.
+        scaler: of the utilisation and the features.
+        learner: of the log-odds, from both.
         spread: intervals of log power.
         energy: intervals of log energy, where errors of time and power meet.
         prior: a part whose log-odds this one corrects, or ``None``.
@@ -63,19 +63,22 @@ class PowerPart:
     energy: Intervals
     prior: PowerPart | None = None
 
-    def odds(self, x: Array, use: Array) -> Array:
-        """Log-odds of power for time features ``x (n, d)`` and utilisation ``use (n, 6)``."""
-        out = self.learner.predict(np.hstack([x, self.scaler(use)]))
-        return out + self.prior.odds(x, use) if self.prior else out
+    def odds(self, raw: Array, use: Array) -> Array:
+        """Log-odds of power for features as they are ``raw (n, d)`` and utilisation ``use (n, 6)``."""
+        out = self.learner.predict(self.scaler(np.hstack([use, raw])))
+        return out + self.prior.odds(raw, use) if self.prior else out
 
     @classmethod
     def fit(
         cls,
-        x: Array,
+        raw: Array,
         use: Array,
         power: Array,
         time_error: Array,
         *,
+        x: Array,
+        numeric: int,
+        mute: list[int],
         limits: Limits,
         ends: tuple[Array, Array],
         fold: NDArray[np.int64],
@@ -88,10 +91,13 @@ class PowerPart:
         """From rows with measured power.
 
         Args:
-            x: standardised time features ``(n, d)``.
+            raw: features as they are ``(n, d)``.
             use: utilisation ``(n, 6)``, computed with *predicted* times, as it will be when asked.
             power: watts ``(n,)``.
             time_error: log(measured / held-out prediction) of time ``(n,)``.
+            x: the same, standardised for time ``(n, d)``; intervals go by them.
+            numeric: how many features are not one-hot.
+            mute: features that are not looked at.
             limits: idle and cap by device.
             ends: idle and cap of each row.
             fold: fold of each row.
@@ -101,10 +107,13 @@ class PowerPart:
         """
         idle, cap = ends
         target = log_odds(power, idle, cap)
-        start = prior.odds(x, use) if prior else np.zeros(len(power))
-        scaler = Scaler.fit(use)
-        both = np.hstack([x, scaler(use)])
-        fitted = fit_learner(both, target - start, fold, seed=seed, drop=drop, effort=effort)
+        start = prior.odds(raw, use) if prior else np.zeros(len(power))
+        both = np.hstack([use, raw])
+        scaler = Scaler.fit(both)
+        scaler.leave(use.shape[1] + numeric)
+        scaler.mute([use.shape[1] + i for i in mute])
+        drop = [use.shape[1] + columns for columns in drop]
+        fitted = fit_learner(scaler(both), target - start, fold, seed=seed, drop=drop, effort=effort)
         error = np.log(power / watts(fitted.held_out + start, idle, cap))
         spread = Intervals.fit(x, error, classes)
         energy = Intervals.fit(x, error + time_error, classes)

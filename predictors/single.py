@@ -55,7 +55,8 @@ class Ready:
         model, plan, choice = self.model, self.plan, self.choice
         physics = model.encoder.physics(plan, numbers, ONE, many=False)
         terms, outside = physics.terms, float(physics.outside)
-        x = model.scaler(np.array([*physics.features, *plan.hot])[None])
+        raw = np.array([*physics.features, *plan.hot])[None]
+        x = model.scaler(raw)
         log_ratio = float(model.log_ratio(x, choice)[0])
         bound = float(terms.bound)
         time = max(float(physics.base) * math.exp(min(max(log_ratio, -20.0), 20.0)), bound)
@@ -66,7 +67,7 @@ class Ready:
         if choice.power is not None:
             idle, cap = self.ends
             use = utilisation(terms.compute, terms.memory, physics.base, time)
-            power = float(watts(choice.power.odds(x, use)[0], idle, cap))
+            power = float(watts(choice.power.odds(raw, use)[0], idle, cap))
             spread = math.exp(min(choice.power.spread.width_one(x) * power_factor * stretch, 50.0))
             power_lo, power_hi = max(power / spread, idle), min(power * spread, cap)
             spread = math.exp(min(choice.power.energy.width_one(x) * energy_factor * stretch, 50.0))
