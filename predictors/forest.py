@@ -62,7 +62,7 @@ class Forest:
         pairs = np.stack([self._columns.astype(np.float64), self._cuts.astype(np.float64)], axis=1)
         questions, index = np.unique(pairs, axis=0, return_inverse=True)
         self._questions = [(int(column), np.float32(cut)) for column, cut in questions]
-        self._asked: list[list[int]] = index.reshape(self.feature.shape).tolist()
+        self._asked = [[int(i) for i in row] for row in index.reshape(self.feature.shape)]
 
     def predict(self, x: Array) -> Array:
         """What the trees add up to for features ``(n, d)``."""

@@ -182,7 +182,9 @@ def _fit_stacked(
         return Forest.fit(x[rows], target[rows], seed=seed, trees=count)
 
     network, held = smooth
-    starts = {"trees": (Linear(np.zeros(x.shape[1]), 0.0), 0.0 * y), "ridge + network + trees": (network, held)}
+    starts: dict[str, tuple[Linear | Network, Array]] = {
+        "trees": (Linear(np.zeros(x.shape[1]), 0.0), 0.0 * y), "ridge + network + trees": (network, held),
+    }  # fmt: skip
     folds = [int(f) for f in np.unique(fold)]
     first, rest = fold == folds[0], np.flatnonzero(fold != folds[0])
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the compiled loops need no interpreter
