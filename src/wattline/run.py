@@ -22,10 +22,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wattline.case import Case
 from wattline.device import DeviceSpec
@@ -36,6 +36,8 @@ from wattline.work import case_bound
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 RUN_SCHEMA = 1
 MANIFEST = "run.json"
@@ -140,10 +142,18 @@ class Run:
             SchemaError: a record of a newer schema, or damage before the last line.
         """
         device = self.device if self.manifest.get("device") else None
+        return self.each(lambda line: _bounded(Record.from_json(line), device))
+
+    def each(self, convert: Callable[[str], T]) -> Iterator[T]:
+        """What a function makes of each line of the records; see :meth:`records`.
+
+        Args:
+            convert: takes a line, and raises :class:`~wattline.errors.SchemaError` where it is no record.
+        """
         for path in sorted(self.path.glob("records*.jsonl")):
             for line, number, last in _numbered(path):
                 try:
-                    yield _bounded(Record.from_json(line), device)
+                    yield convert(line)
                 except SchemaError as error:
                     if last and not line.endswith("\n"):
                         warning = f"{path.name}: the last line is torn and was left out"

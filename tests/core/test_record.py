@@ -27,6 +27,7 @@ from wattline.record import (
     Measurement,
     Reason,
     Record,
+    entry_of,
 )
 from wattline.stats import summarize
 from wattline.work import Work
@@ -237,3 +238,24 @@ def test_a_line_cut_anywhere_is_a_schema_error(cut: int) -> None:
     line = Record(Case("op", "torch", {"m": 1}), "skipped", "cpu", reason=Reason("slow", "too slow")).to_json()
     with pytest.raises(SchemaError):
         Record.from_json(line[: cut % len(line)])
+
+
+def test_a_line_without_its_samples_is_all_else(make_record: MakeRecord) -> None:
+    line = make_record(samples=[1e-3, 2e-3, 3e-3]).to_json()
+    expected = json.loads(line)
+    assert expected["measurement"].pop("samples_s") == [1e-3, 2e-3, 3e-3]
+    found = entry_of(line)
+    assert found["measurement"].pop("samples_s") == []
+    assert found == expected
+
+
+def test_words_that_look_like_samples_stay_words() -> None:
+    words = 'fell over at "samples_s":[1,2] of it'
+    line = Record(Case("op", "torch", {"m": 1}), "failed", "cpu", reason=Reason("bad", words)).to_json()
+    assert entry_of(line)["reason"]["message"] == words
+
+
+@pytest.mark.parametrize("line", ['{"schema":99}', "[1]", "nothing", '{"measurement":{"samples_s":[1,'])
+def test_no_record_has_no_entry(line: str) -> None:
+    with pytest.raises(SchemaError):
+        entry_of(line)
