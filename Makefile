@@ -82,11 +82,8 @@ report: runtime ## write the report of a run again (RUN=folder; default: the new
 	fi
 	$(WATTLINE) report "$$run" $(ARGS)
 
-compare: runtime ## compare two runs (A=folder B=folder)
-	@if ! $(WATTLINE) compare --help >/dev/null 2>&1; then
-	  echo 'unsupported, because this version of wattline has no command `compare` yet' >&2; exit 2
-	fi
-	if [ -z "$(A)" ] || [ -z "$(B)" ]; then
+compare: runtime ## compare two runs (A=folder B=folder ARGS="--fail-on slower:3%")
+	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then
 	  echo 'two run folders are needed: make compare A=runs/one B=runs/two' >&2; exit 2
 	fi
 	$(WATTLINE) compare "$(A)" "$(B)" $(ARGS)

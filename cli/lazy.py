@@ -22,7 +22,8 @@ COMMANDS: dict[str, str] = {
     "fit": "Fit a predictor on runs and imported data.",
     "predict": "Predict the time and energy of an operation.",
     "links": "Fit latency and bandwidth of collectives.",
-    "report": "Write the report of a run: one HTML file.",
+    "report": "Write the report of one or several runs: one HTML file.",
+    "compare": "What changed between two runs, beyond the noise.",
     "export": "Write a run: csv, json, nccl-tests, parquet, perfetto.",
 }
 """Every command with its one-line help, in the order of `--help`."""

@@ -1,4 +1,4 @@
-"""`wattline report`: one HTML file that shows a run."""
+"""`wattline report`: one HTML file that shows a run, or several side by side."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ EXAMPLES = "Example: wattline report runs/2026-01-31-box-quick --out report.html
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: RUN/report.html.")] = None,
+    run: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs; of several, all are held against the first."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Default: RUN/report.html; of several: comparison.html."),
+    ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Show it in the browser.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write the report of a run: one HTML file that opens anywhere, without a network."""
-    from wattline.reports import write_report
+    """Write the report of a run, or of several side by side: one HTML file that opens anywhere, without a network.
 
-    path = write_report(run, out)
+    A folder that holds several runs stands for these: alone, each is a side of its own; beside others, they are
+    repeats of one side.
+    """
+    from wattline.reports import write_comparison, write_report
+    from wattline.run import MANIFEST
+
+    several = len(run) > 1 or (not (run[0] / MANIFEST).exists() and any(run[0].glob(f"*/{MANIFEST}")))
+    path = write_comparison(run, out or "comparison.html") if several else write_report(run[0], out)
     if not quiet:
         typer.echo(str(path))
     if open_:

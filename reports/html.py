@@ -75,13 +75,13 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
 
     prediction, why_not = prediction_of(data, predictor, evaluation)
     found = findings.find(data, prediction)
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return str(
         template.render(
             version=__version__,
             data=data,
-            style=_asset("report.css"),
-            script=_asset("report.js"),
+            style=asset("report.css"),
+            script=asset("report.js"),
             markers=marker_definitions(),
             lead=context.lead(data),
             machine=context.machine(data),
@@ -135,11 +135,13 @@ def _nothing(data: ReportData) -> str:
     return ""
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the folder of templates."""
     return resources.files("wattline.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """Jinja's environment for pages: everything is escaped but what is marked as trusted."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -148,7 +150,7 @@ def _environment() -> Any:
     # Everything from a run is escaped; only drawings, script, style and the payload are marked as safe, and they
     # escape what they take from the run themselves.
     environment = Environment(
-        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["trusted"] = Markup
     environment.filters["percent"] = lambda v: percent(v) if math.isfinite(v) else "-"

@@ -32,7 +32,10 @@ def test_version(program: Program) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["doctor", "list", "plan", "calibrate", "bench", "import", "fit", "predict", "links", "report", "export"],
+    [
+        "doctor", "list", "plan", "calibrate", "bench", "import", "fit", "predict", "links", "report", "compare",
+        "export",
+    ],
 )
 def test_each_command_has_one_screen_of_help_with_an_example(program: Program, name: str) -> None:
     done = program(name, "--help")

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "matplotlib", "pyarrow"}
-COMMANDS = ("doctor", "list", "plan", "calibrate", "bench", "import", "fit", "predict", "links", "report", "export")
+COMMANDS = (
+    "doctor", "list", "plan", "calibrate", "bench", "import", "fit", "predict", "links", "report", "compare", "export",
+)  # fmt: skip
 
 _SPY = """
 import sys

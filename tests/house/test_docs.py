@@ -255,3 +255,30 @@ def test_the_changelog_knows_the_version() -> None:
     from wattline import __version__
 
     assert __version__ in text_of("CHANGELOG.md")
+
+
+def test_the_commands_of_the_workflow_are_understood(tmp_path: Path, example_run: Path) -> None:
+    """Every `wattline compare` of the page on comparing parses, and does what it says on a real folder."""
+    import shlex
+
+    text = text_of("docs/comparing.md")
+    example = re.search(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert example
+    (line,) = (line.strip() for line in example.group(1).splitlines() if "wattline compare" in line)
+    words = [str(example_run) if word.startswith("runs/") else word for word in shlex.split(line)[1:]]
+    done = subprocess.run(
+        [sys.executable, "-m", "wattline.cli", *words], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "comparison.md").read_text(encoding="utf-8").startswith("### Wattline: passed")
+    assert (tmp_path / "comparison.html").is_file()
+
+
+def test_every_verdict_and_gate_is_documented() -> None:
+    from wattline.reports.comparing.comparison import VERDICTS
+    from wattline.reports.comparing.gate import GATES
+
+    text = text_of("docs/comparing.md")
+    assert [word for word in VERDICTS if f"`{word}`" not in text] == []
+    assert [name for name in GATES if not re.search(rf"^\| `{name}[:`]", text, re.MULTILINE)] == []

@@ -1,0 +1,1 @@
+"""Several runs or machines in one report: see :func:`wattline.reports.write_comparison`."""

@@ -1,0 +1,300 @@
+"""The report on several runs: one HTML file that needs no network, no server and no other file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from wattline import __version__
+from wattline.errors import UsageError
+from wattline.files import atomic_write
+from wattline.reports.comparing.comparison import (
+    CONFIDENCE,
+    MARGIN,
+    VERDICTS,
+    CaseResult,
+    Comparison,
+    Group,
+    compare_runs,
+    group_by,
+)
+from wattline.reports.comparing.judging import LESS, MORE, SAME
+from wattline.reports.comparing.reading import Side, read_side, run_folders
+from wattline.reports.comparing.words import (
+    aa_sentence,
+    interval,
+    noise_sentence,
+    percent_change,
+    resolution_sentence,
+    share_text,
+    shift_sentence,
+)
+from wattline.reports.html import asset, environment
+from wattline.reports.several import figures
+from wattline.reports.several.findings import Answer, find
+from wattline.reports.several.fleet import Fleet, fleets
+from wattline.reports.svg import marker_definitions
+from wattline.units import format_time
+
+MOST_ROWS = 3000
+"""Most cases in the table of the page; those that changed come first."""
+_ORDER = (
+    "slower", "broken", "faster", "missing", "fixed", "not comparable", "new", "cannot tell", "same", "no figure"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a row of a table of groups says of one side: text, drawing and verdict."""
+
+    text: str
+    bar: Markup | str = ""
+    word: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One operation or format: its name, number of cases, a cell per quantity and side, and the best side."""
+
+    name: str
+    cases: int
+    time: Sequence[Cell]
+    energy: Sequence[Cell]
+    best: str
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One case: anchor, what it is, a time (and joules) per side, and the verdicts against the first side."""
+
+    anchor: str
+    op: str
+    impl: str
+    dtype: str
+    label: str
+    values: Sequence[tuple[str, str]]
+    changes: Sequence[tuple[str, str, str, str]]
+    why: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the template shows."""
+
+    sides: Sequence[Side]
+    comparisons: Sequence[Comparison]
+    answers: Sequence[Answer]
+    fleets: Sequence[Fleet]
+    operations: Sequence[GroupRow]
+    formats: Sequence[GroupRow]
+    figures: Sequence[Any]
+    rows: Sequence[CaseRow]
+    left_out: int
+    energy: bool
+    problems: Sequence[str]
+    noise: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+    names: Sequence[str] = field(default_factory=list)
+
+
+def write_comparison(
+    runs: Sequence[str | os.PathLike[str] | Side],
+    out: str | os.PathLike[str] = "comparison.html",
+    *,
+    margin: float = MARGIN,
+    confidence: float = CONFIDENCE,
+) -> Path:
+    """Write the report on several runs or machines, side by side.
+
+    Args:
+        runs: run folders, the first of them the baseline; a folder that holds several runs is one side of repeats. One
+            folder alone that holds several runs stands for these, each a side of its own.
+        out: the file to write.
+        margin, confidence: as of :func:`wattline.reports.compare_runs`.
+
+    Returns:
+        The path written.
+
+    Raises:
+        StorageError: a run cannot be read or the file not written.
+        SchemaError: no run, a damaged one, or one of a newer version.
+        UsageError: fewer than two sides.
+    """
+    given = list(runs)
+    if len(given) == 1 and not isinstance(given[0], Side):
+        given = [*run_folders(given[0])]
+    if len(given) < 2:
+        raise UsageError("a report on several runs needs two at least", todo="name another run folder")
+    sides = [side if isinstance(side, Side) else read_side(side) for side in given]
+    target = Path(out)
+    atomic_write(target, render(build(sides, margin, confidence)).encode("utf-8", "replace"))
+    return target
+
+
+def render(page: Page) -> str:
+    """The HTML text of a page."""
+    met = {word: text for word, text in VERDICTS.items() if any(word in c.counts for c in page.comparisons)}
+    jinja = environment()
+    jinja.filters["change"] = percent_change
+    template = jinja.get_template("several.html.j2")
+    return str(
+        template.render(
+            version=__version__, page=page, style=asset("report.css") + asset("several.css"),
+            script=asset("several.js"), markers=marker_definitions(), verdicts=met,
+        )
+    )  # fmt: skip
+
+
+def build(sides: Sequence[Side], margin: float = MARGIN, confidence: float = CONFIDENCE) -> Page:
+    """What a page on these sides says; the first is the baseline."""
+    comparisons = [compare_runs(sides[0], side, margin=margin, confidence=confidence) for side in sides[1:]]
+    found = fleets(sides, margin=margin, confidence=confidence)
+    if any(case.energy for side in sides for case in side.cases.values()):
+        found += fleets(sides, quantity="energy", margin=margin, confidence=confidence)
+    results, left_out = _shown(comparisons)
+    anchors = {key: f"c-{i}" for i, key in enumerate(results)}
+    energy = any(c.energy for c in comparisons)
+    names = _names(sides)
+    named = list(zip(comparisons, names[1:], strict=True))
+    return Page(
+        sides, comparisons, find(comparisons, found, anchors), found,
+        _groups(comparisons, names, "operation"), _groups(comparisons, names, "format"),
+        [figures.ratios(c, i, anchors) for i, c in enumerate(comparisons, 1)],
+        [_row(anchors[key], key, sides, each) for key, each in results.items()], left_out, energy,
+        list(dict.fromkeys(text for c, name in named for text in _problems(c, names[0], name))),
+        [(f"{name} against {names[0]}", list(_trust(c))) for c, name in named],
+        names,
+    )  # fmt: skip
+
+
+def _names(sides: Sequence[Side]) -> list[str]:
+    """Names that tell the sides apart: of equal ones the number is added."""
+    names = [side.name for side in sides]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+
+
+def _problems(comparison: Comparison, a: str, b: str) -> Iterator[str]:
+    for text in comparison.problems:
+        yield text.replace("A: ", f"{a}: ", 1) if text.startswith("A: ") else text.replace("B: ", f"{b}: ", 1)
+
+
+def _shown(comparisons: Sequence[Comparison]) -> tuple[dict[str, list[CaseResult | None]], int]:
+    """The cases of the table, those that changed first, with a result for each comparison."""
+    by_key = [{r.key: r for r in c.cases} for c in comparisons]
+    keys = list(dict.fromkeys(k for table in by_key for k in table))
+
+    def rank(key: str) -> tuple[int, float]:
+        mine = [table[key] for table in by_key if key in table]
+        largest = max((abs(r.time.change) for r in mine if r.time), default=0.0)
+        return min(_ORDER.index(r.verdict) for r in mine), -largest
+
+    keys.sort(key=rank)
+    return {k: [table.get(k) for table in by_key] for k in keys[:MOST_ROWS]}, max(0, len(keys) - MOST_ROWS)
+
+
+def _row(anchor: str, key: str, sides: Sequence[Side], results: Sequence[CaseResult | None]) -> CaseRow:
+    case = next(r.case for r in results if r)
+    values = []
+    for side in sides:
+        held = side.cases.get(key)
+        time = _middle([r.value for r in held.time]) if held else math.nan
+        values.append((format_time(time), f"{time:.6g}") if math.isfinite(time) else ("", ""))
+    changes, whys = [], []
+    for result in results:
+        if result is None:
+            changes.append(("", "", "", ""))
+            continue
+        shown = percent_change(result.time.share) if result.time else ""
+        title = f"{interval(result.time)}; {' '.join(result.notes)}" if result.time else result.why
+        changes.append((result.verdict, shown, f"{result.time.change:.6g}" if result.time else "", title))
+        if result.energy and result.energy_verdict not in ("same", "cannot tell"):
+            whys.append(f"{result.energy_verdict} ({percent_change(result.energy.share)})")
+        whys += [text for text in (result.why, result.energy_why) if text]
+    return CaseRow(
+        anchor, case.op, case.impl, case.dtype or "", case.label(), values, changes, "; ".join(dict.fromkeys(whys))
+    )
+
+
+def _middle(values: Sequence[float]) -> float:
+    return math.exp(sum(math.log(v) for v in values) / len(values)) if values else math.nan
+
+
+def _groups(comparisons: Sequence[Comparison], names: Sequence[str], by: str) -> list[GroupRow]:
+    tables = {
+        quantity: [{g.name: g for g in group_by(c, quantity, by)} for c in comparisons]
+        for quantity in ("time", "energy")
+    }
+    found = dict.fromkeys(name for table in tables["time"] for name, group in table.items() if group.count)
+    everything = [g for quantity in tables.values() for table in quantity for g in table.values() if g.count]
+    span = figures.span_of([math.log(g.ratio) for g in everything])
+    rows = []
+    for name in found:
+        cells = {
+            quantity: [_cell(table.get(name), comparison, span, quantity)
+                       for table, comparison in zip(tables[quantity], comparisons, strict=True)]
+            for quantity in tables
+        }  # fmt: skip
+        count = max((table[name].count for table in tables["time"] if name in table), default=0)
+        mine = [table.get(name) for table in tables["time"]]
+        rows.append(GroupRow(name, count, cells["time"], cells["energy"], _best(mine, names)))
+    return sorted(rows, key=lambda row: -row.cases)
+
+
+def _cell(group: Group | None, comparison: Comparison, span: float, quantity: str) -> Cell:
+    if group is None or not group.count:
+        return Cell("")
+    contrast = comparison.time if quantity == "time" else comparison.energy
+    offset = contrast.shift.value if contrast and contrast.shift.removed else 0.0
+    words = {MORE: "slower", LESS: "faster"} if quantity == "time" else {MORE: "more", LESS: "less"}
+    word = words.get(group.verdict.word, group.verdict.word) if group.verdict else ""
+    low, high = (group.verdict.lo + offset, group.verdict.hi + offset) if group.verdict else (math.nan, math.nan)
+    colour = {"more": "slower", "less": "faster"}.get(word, word)
+    drawn = figures.bar(math.log(group.ratio), low, high, span, colour)
+    title = (
+        f"{percent_change(math.exp(min(low, 50)) - 1)} to {percent_change(math.exp(min(high, 50)) - 1)}"
+        if group.verdict
+        else "fewer than four cases"
+    )
+    return Cell(percent_change(group.ratio - 1), drawn, word, title)
+
+
+def _best(groups: Sequence[Group | None], names: Sequence[str]) -> str:
+    """The side that is told to be fastest; ``"alike"`` where all are the same."""
+    if all(group and group.verdict and group.verdict.word == SAME for group in groups):
+        return "alike"
+    ratios = [(1.0, names[0], True)]
+    for group, name in zip(groups, names[1:], strict=True):
+        if group and group.count:
+            told = bool(group.verdict and group.verdict.word in (MORE, LESS))
+            ratios.append((group.ratio, name, told))
+    if len(ratios) < 2:
+        return ""
+    quickest = min(ratios)
+    # The first side is best only where every other one is told to be slower.
+    if quickest[1] == names[0]:
+        return names[0] if all(told for *_, told in ratios[1:]) else ""
+    return quickest[1] if quickest[2] else ""
+
+
+def _trust(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    if not comparison.compared:
+        yield "compared", "no case has a time on both sides"
+        return
+    yield "noise", noise_sentence(comparison.time)
+    if aa := aa_sentence(comparison.time):
+        yield "A/A", aa
+    yield "shift of all cases", shift_sentence(comparison.time)
+    if comparison.energy:
+        yield "noise of energy", noise_sentence(comparison.energy)
+        yield "shift of energy", shift_sentence(comparison.energy, "energy")
+        joules = sorted(c.verdict.resolution for c in comparison.energy.changes.values())
+        yield "resolution of energy", f"{share_text(joules[len(joules) // 2])} in half of the cases"
+    yield "resolution", resolution_sentence(comparison)
+    yield "margin", f"changes within {share_text(comparison.margin)} are called the same"
+
