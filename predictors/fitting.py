@@ -24,7 +24,7 @@ from wattline.predictors.base import (
 from wattline.predictors.families import Family
 from wattline.predictors.forest import unavailable
 from wattline.predictors.intervals import Intervals
-from wattline.predictors.learners import Scaler
+from wattline.predictors.learners import Averaged, Scaler
 from wattline.predictors.model import Encoded, FamilyModel
 from wattline.predictors.parts import Correction, PowerPart
 from wattline.predictors.physics import Machine, many
@@ -32,7 +32,7 @@ from wattline.predictors.power import Limits, utilisation
 from wattline.predictors.rows import Encoder
 from wattline.predictors.samples import Samples
 from wattline.predictors.table import Block
-from wattline.predictors.training import FEW, fit_correction, fit_learner, group_folds
+from wattline.predictors.training import FEW, fit_abroad, fit_correction, fit_learner, group_folds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ _TRANSFER_ROWS = 6000
 _FLOOR_FEW = 5
 """The same when a few rows adapt a model that knows floors of other devices."""
 _SHARES = (1.0, 0.5, 0.0)
-"""Shares of what the learner adds to the trend that are tried on a new device."""
+"""Weights of the learner that are tried on a new device, beside the one for devices that nobody measured."""
 _FLOOR_ROWS = 20
 """Rows of one implementation and format on one device from which a launch floor of their own is read."""
 
@@ -85,7 +85,7 @@ def fit_family(
     blank = Scaler(np.zeros(d), np.ones(d), np.full(d, -np.inf), np.full(d, np.inf))
     seen = {c: sorted({v for w in words for k, v in w.categories() if k == c}) for c, _ in categories}
     none: Any = None
-    draft = FamilyModel(family, encoder, blank, none, none, trend=none, transfer=None, power=None, seen=seen, facts={})
+    draft = FamilyModel(family, encoder, blank, none, none, abroad=None, transfer=None, power=None, seen=seen, facts={})
     e = draft.encode(blocks, machine)
     scaler = Scaler.fit(e.x)
     # Words stay 0 and 1, so that a word never seen is all zeros, as when a network learns without it.
@@ -101,18 +101,17 @@ def fit_family(
     error = target - fitted.held_out
     spread = Intervals.fit(e.x, error, classes)
     devices = np.concatenate([np.full(len(b.rows), b.words.device, dtype=object) for b in blocks])
-    transfer, share = _fit_transfer(e.x, target, devices, encoder, own_groups, seed=seed, effort=effort)
+    abroad, transfer = _fit_abroad(e.x, target, devices, encoder, own_groups, seed=seed, effort=effort)
     facts = {
         "rows": len(rows), "groups": len(np.unique(own_groups)), "folds": int(fold.max()) + 1,
         "held_out_error": {k: round(v, 5) for k, v in fitted.scores.items()},
         "median_ape": float(np.median(np.abs(np.expm1(-error)))),
         "rows_with_power": int(np.isfinite(p).sum()),
-        "transfer_share": share,
         "not_tried": {"trees": unavailable()} if len(rows) > FEW and unavailable() else {},
         "common": _common(blocks),
     }  # fmt: skip
     model = FamilyModel(
-        family, encoder, scaler, fitted.learner, spread, trend=fitted.trend, transfer=transfer, power=None, seen=seen,
+        family, encoder, scaler, fitted.learner, spread, abroad=abroad, transfer=transfer, power=None, seen=seen,
         facts=facts, samples=samples,
     )  # fmt: skip
     predicted = np.maximum(e.base * np.exp(fitted.held_out), e.bound)
@@ -140,14 +139,15 @@ def adapt_family(
     # Every row is its own group: what few rows there are were chosen by the caller.
     fold = group_folds(np.arange(len(t)), 10, seed)
     tried = {}
-    for share in _SHARES:
+    shares = _SHARES if model.abroad else _SHARES[:1]
+    for share in shares:
         choices = [replace(out.choose(plan), share=share) for plan, _ in e.plans]
         before = out.answer(e, 0.9, choices)
         fitted = fit_correction(e.x, np.log(t / before.time), fold, out.encoder.names)
         tried[share] = (fitted, before)
     # More of what other devices taught counts only where it helps by more than chance.
     error = {share: min(fitted.scores.values()) for share, (fitted, _) in tried.items()}
-    share = min(_SHARES, key=lambda share: (error[share] > 1.02 * min(error.values()), -share))
+    share = min(shares, key=lambda share: (error[share] > 1.02 * min(error.values()), -share))
     fitted, before = tried[share]
     classes = _classes(e)
     residual = np.log(t / before.time)
@@ -279,39 +279,30 @@ def _link_curves(rows: Mapping[str, tuple[Array, ...]], listed: set[str]) -> dic
     return {key: Curve(*(tuple(part) for part in zip(*found, strict=True))) for key, found in points.items()}
 
 
-def _fit_transfer(
+def _fit_abroad(
     x: Array, target: Array, devices: NDArray[Any], encoder: Encoder, groups: NDArray[Any], *, seed: int, effort: float
-) -> tuple[Intervals | None, float]:
-    """For a device never seen, from errors on each device by models that learned from the others.
-
-    Returns:
-        Intervals (or ``None``), and the share of what the learner adds to the trend that served best.
-    """
+) -> tuple[Averaged | None, Intervals | None]:
+    """A learner for devices that nobody measured, and its intervals from errors on each device left out in turn."""
     names = np.unique(devices)
     if len(names) < 2:
-        return None, 1.0
+        return None, None
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(target))[:_TRANSFER_ROWS]
-    errors = {share: np.full(len(target), np.nan) for share in (0.0, 0.5, 1.0)}
-    own = np.array([i for i, (c, _) in enumerate(encoder.categories) if c == "device"]) + encoder.numeric
+    asked = x.copy()
+    asked[:, [encoder.numeric + i for i, (c, _) in enumerate(encoder.categories) if c == "device"]] = 0.0
+
+    def learned(rows: NDArray[np.int64]) -> Averaged:
+        return fit_abroad(asked[rows], target[rows], groups[rows], seed=seed, effort=effort)
+
+    error = np.full(len(target), np.nan)
     for name in names:
-        test = chosen[devices[chosen] == name]
-        train = chosen[devices[chosen] != name]
-        if len(test) < 5 or len(train) < 50:
-            continue
-        fold = group_folds(groups[train], 2, seed)
-        inputs = x[train].copy()
-        fitted = fit_learner(inputs, target[train], fold, seed=seed, drop=[own], effort=0.25 * effort, quick=True)
-        asked = x[test].copy()
-        asked[:, own] = 0.0
-        whole, alone = fitted.learner.predict(asked), fitted.trend.predict(asked)
-        for share, error in errors.items():
-            error[test] = target[test] - alone - share * (whole - alone)
-    known = np.isfinite(errors[1.0])
+        test, train = chosen[devices[chosen] == name], chosen[devices[chosen] != name]
+        if len(test) >= 5 and len(train) >= 50:
+            error[test] = target[test] - learned(train).predict(asked[test])
+    known = np.isfinite(error)
     if known.sum() < 20:
-        return None, 1.0
-    best = min(errors, key=lambda share: float(np.mean(np.abs(errors[share][known]))))
-    return Intervals.fit(x[known], errors[best][known]), best
+        return None, None
+    return learned(chosen), Intervals.fit(asked[known], error[known])
 
 
 def _extras(family: Family, blocks: Sequence[Block]) -> Mapping[str, float]:

@@ -298,5 +298,41 @@ class Stacked:
         return cls(smooth, Forest.from_arrays({k[6:]: v for k, v in a.items() if k.startswith("trees.")}))
 
 
-KINDS: dict[str, Any] = {"linear": Linear, "gaussian": Gaussian, "network": Network, "stacked": Stacked}
+class Averaged:
+    """The mean of several learners: what they agree on carries over, what one of them made up is diluted.
+
+    Attributes:
+        parts: the learners.
+    """
+
+    kind = "averaged"
+
+    def __init__(self, parts: Sequence[Linear | Gaussian | Network | Stacked]) -> None:
+        self.parts = list(parts)
+
+    def predict(self, x: Array) -> Array:
+        """See :meth:`Learner.predict`."""
+        return np.asarray(np.mean([part.predict(x) for part in self.parts], axis=0))
+
+    def predict_one(self, row: Array) -> float:
+        """See :meth:`Learner.predict_one`."""
+        return sum(part.predict_one(row) for part in self.parts) / len(self.parts)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`Learner.arrays`."""
+        return {f"{i}.{p.kind}.{k}": v for i, p in enumerate(self.parts) for k, v in p.arrays().items()}
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Averaged:
+        """From :meth:`arrays`."""
+        found: dict[tuple[str, str], dict[str, NDArray[Any]]] = {}
+        for name, array in a.items():
+            place, kind, own = name.split(".", 2)
+            found.setdefault((place, kind), {})[own] = array
+        return cls([KINDS[kind].from_arrays(found[place, kind]) for place, kind in sorted(found)])
+
+
+KINDS: dict[str, Any] = {
+    "averaged": Averaged, "linear": Linear, "gaussian": Gaussian, "network": Network, "stacked": Stacked,
+}  # fmt: skip
 """Learners by the name that a bundle gives them."""

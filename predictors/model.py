@@ -10,7 +10,7 @@ import numpy as np
 
 from wattline.predictors.families import Family, family_of
 from wattline.predictors.intervals import WIDEN, Intervals
-from wattline.predictors.learners import Learner, Linear, Scaler
+from wattline.predictors.learners import Learner, Scaler
 from wattline.predictors.parts import Correction, PowerPart, State, join, learner_from, learner_state, part_of
 from wattline.predictors.physics import Machine, many
 from wattline.predictors.power import Limits, utilisation, watts
@@ -65,7 +65,7 @@ class Choice:
     Attributes:
         name: class of the rows, for the intervals.
         fixes: corrections of their device.
-        share: how much of what the learner adds to the trend counts.
+        share: weight of the learner, beside the one for devices that nobody measured.
         spread: intervals of log time.
         widen: factor on them.
         power: the power part, or ``None``.
@@ -114,14 +114,13 @@ class FamilyModel:
         encoder: from rows to features.
         scaler: of the features.
         learner: of log(time / base).
-        trend: a ridge regression of the same, which devices that nobody measured may be better served by.
+        abroad: of the same, for devices that nobody measured; ``None`` where there was one device alone.
         spread: intervals of log time.
         transfer: intervals for a device that no training row had, or ``None``.
         power: the power part, or ``None`` where no power was measured.
         corrections: what few rows of later devices taught, in order.
         seen: words of the training rows by column.
-        facts: rows, groups, folds and held-out scores of the fit, and ``transfer_share``: how much of what the
-            learner adds to the trend holds on devices left out.
+        facts: rows, groups, folds and held-out scores of the fit.
         samples: some of the training rows, for explanations.
     """
 
@@ -133,7 +132,7 @@ class FamilyModel:
         learner: Learner,
         spread: Intervals,
         *,
-        trend: Linear,
+        abroad: Learner | None,
         transfer: Intervals | None,
         power: PowerPart | None,
         seen: Mapping[str, Sequence[str]],
@@ -142,7 +141,7 @@ class FamilyModel:
         samples: Samples | None = None,
     ) -> None:
         self.family, self.encoder, self.scaler, self.learner = family, encoder, scaler, learner
-        self.trend = trend
+        self.abroad = abroad
         self.spread, self.transfer, self.power = spread, transfer, power
         self.seen = {k: list(v) for k, v in seen.items()}
         self.facts = dict(facts)
@@ -204,7 +203,7 @@ class FamilyModel:
         return Choice(
             name=f"{words.op}|{words.dtype}",
             fixes=fixes,
-            share=fixes[-1].share if fixes else self.facts.get("transfer_share", 1.0) if new_device else 1.0,
+            share=fixes[-1].share if fixes else 0.0 if new_device and self.abroad else 1.0,
             spread=spread,
             widen=widen,
             power=power,
@@ -215,11 +214,9 @@ class FamilyModel:
 
     def log_ratio(self, x: Array, choice: Choice) -> Array:
         """Learned log(time / base) of features ``(n, d)``."""
-        if choice.share < 1.0:
-            trend = self.trend.predict(x)
-            out = trend + choice.share * (self.learner.predict(x) - trend) if choice.share else trend
-        else:
-            out = self.learner.predict(x)
+        out: Array = self.learner.predict(x) if choice.share else np.zeros(len(x))
+        if choice.share < 1.0 and self.abroad:
+            out = choice.share * out + (1.0 - choice.share) * self.abroad.predict(x)
         for fix in choice.fixes:
             out = out + fix.learner.predict(x)
         return out
@@ -292,10 +289,11 @@ class FamilyModel:
             "encoder": (self.encoder.state(), {}),
             "scaler": ({}, self.scaler.arrays()),
             "learner": learner_state(self.learner),
-            "trend": learner_state(self.trend),
             "spread": self.spread.state(),
             "samples": self.samples.state(),
         }
+        if self.abroad:
+            parts["abroad"] = learner_state(self.abroad)
         if self.transfer:
             parts["transfer"] = self.transfer.state()
         if self.power:
@@ -320,7 +318,7 @@ class FamilyModel:
             Scaler.from_arrays(part_of("scaler", arrays)),
             learner_from(facts["learner"], part_of("learner", arrays)),
             Intervals.from_state(facts["spread"], part_of("spread", arrays)),
-            trend=Linear.from_arrays(part_of("trend", arrays)),
+            abroad=learner_from(facts["abroad"], part_of("abroad", arrays)) if "abroad" in facts else None,
             transfer=part("transfer", Intervals),
             power=part("power", PowerPart),
             seen=facts["seen"],

@@ -155,7 +155,7 @@ class Correction:
         spread: intervals of log time.
         power: power of these devices, where it was measured.
         rows: how many rows taught it.
-        share: how much of what the learner adds to the trend counts for these devices.
+        share: weight of the learner for these devices, beside the one for devices that nobody measured.
     """
 
     devices: tuple[str, ...]

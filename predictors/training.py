@@ -13,7 +13,7 @@ import numpy as np
 
 from wattline.predictors import forest
 from wattline.predictors.forest import Forest
-from wattline.predictors.learners import Gaussian, Learner, Linear, Network, Stacked
+from wattline.predictors.learners import Averaged, Gaussian, Learner, Linear, Network, Stacked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,13 +36,11 @@ class Fitted:
         learner: fitted on all rows.
         held_out: predictions ``(n,)`` for each row by models that had not seen its group.
         scores: mean absolute error on held-out rows, by candidate.
-        trend: the best ridge regression.
     """
 
     learner: Learner
     held_out: Array
     scores: dict[str, float]
-    trend: Linear
 
 
 def group_folds(groups: NDArray[Any], count: int, seed: int) -> NDArray[np.int64]:
@@ -60,8 +58,7 @@ def group_folds(groups: NDArray[Any], count: int, seed: int) -> NDArray[np.int64
 
 
 def fit_learner(
-    x: Array, y: Array, fold: NDArray[np.int64], *, seed: int, drop: list[NDArray[np.int64]], effort: float = 1.0,
-    quick: bool = False,
+    x: Array, y: Array, fold: NDArray[np.int64], *, seed: int, drop: list[NDArray[np.int64]], effort: float = 1.0
 ) -> Fitted:  # fmt: skip
     """Fit the candidates that suit the number of rows and keep the one that errs least on held-out groups.
 
@@ -73,7 +70,6 @@ def fit_learner(
         drop: columns that stand for one word each (a device, an implementation); a network now and then sees
             them all zero, which teaches it what to say of one it does not know.
         effort: factor on the number of training steps.
-        quick: try one middling setting of each kind.
     """
     d, folds = x.shape[1], np.unique(fold)
     scores: dict[str, float] = {}
@@ -88,8 +84,7 @@ def fit_learner(
 
     if len(folds) < 2 or len(y) < 8:
         held = np.full(len(y), np.median(y))
-        middle = Linear.constant(y, d)
-        return Fitted(middle, held, {"analytical": float(np.mean(np.abs(held - y)))}, middle)
+        return Fitted(Linear.constant(y, d), held, {"analytical": float(np.mean(np.abs(held - y)))})
 
     def cross(make: Any) -> Array:
         held = np.empty(len(y))
@@ -102,7 +97,7 @@ def fit_learner(
         return Linear.constant(b, d)
 
     consider("analytical", cross(constant), constant)
-    penalties = _PENALTIES[1:2] if quick else _PENALTIES if len(y) <= 20_000 else _PENALTIES[:1]
+    penalties = _PENALTIES if len(y) <= 20_000 else _PENALTIES[:1]
     for penalty in penalties:
 
         def ridge(a: Array, b: Array, penalty: float = penalty) -> Linear:
@@ -113,8 +108,8 @@ def fit_learner(
     penalty = min(penalties, key=lambda p: scores[f"ridge {p:g}"])
     if len(y) <= FEW:
         thrifty = len(y) > 500
-        for length in _LENGTHS[1:2] if quick else _LENGTHS:
-            for noise in _NOISES[1:2] if quick else _NOISES[:: 2 if thrifty else 1]:
+        for length in _LENGTHS:
+            for noise in _NOISES[:: 2 if thrifty else 1]:
 
                 def gaussian(a: Array, b: Array, length: float = length, noise: float = noise) -> Gaussian:
                     return Gaussian.fit(a, b, penalty, length, noise)
@@ -126,7 +121,30 @@ def fit_learner(
         if not forest.unavailable():
             name, stacked, held = _fit_stacked(x, y, fold, (network, held), seed=seed, effort=effort)
             consider(name, held, lambda a, b: stacked)
-    return Fitted(best[3](x, y), best[2], scores, Linear.fit(x, y, penalty))
+    return Fitted(best[3](x, y), best[2], scores)
+
+
+def fit_abroad(x: Array, y: Array, groups: NDArray[Any], *, seed: int, effort: float) -> Averaged:
+    """A learner for devices that nobody measured: the mean of learners of several kinds, each kept modest.
+
+    On devices left out no kind is best throughout; their mean errs about as little as the best of them does.
+
+    Args:
+        x: standardised features ``(n, d)``, blank where they name a device.
+        y: targets ``(n,)``.
+        groups: group of each row.
+        seed: of networks and trees.
+        effort: factor on the number of training steps.
+    """
+    ridge = Linear.fit(x, y, 0.03)
+    if len(y) <= FEW:
+        return Averaged([ridge, Gaussian.fit(x, y, 0.03, 1.0, 0.1)])
+    fold = group_folds(groups, 2, seed)
+    network, _ = _fit_network(x, y, fold, penalty=0.03, seed=seed, drop=[], effort=0.25 * effort)
+    if forest.unavailable():
+        return Averaged([ridge, network])
+    trees = Forest.fit(x, y, seed=seed, trees=max(8, round(0.4 * effort * forest.TREES)))
+    return Averaged([ridge, network, Stacked(Linear(np.zeros(x.shape[1]), 0.0), trees)])
 
 
 SLOPES = ("log_base", "log_floor_share", "compute_share", "log_balance", "log_link")
@@ -164,7 +182,7 @@ def fit_correction(x: Array, y: Array, fold: NDArray[np.int64], names: Sequence[
         if best is None or scores[name] < 0.97 * best[0]:
             best = (scores[name], held, make)
     assert best is not None
-    return Fitted(best[2](x, y), best[1], scores, Linear.constant(y, d))
+    return Fitted(best[2](x, y), best[1], scores)
 
 
 def _fit_stacked(
