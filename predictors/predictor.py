@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time as clock
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from wattline.predictors.model import BOUNDS, Answer, FamilyModel
 from wattline.predictors.parts import State, join, part_of
 from wattline.predictors.physics import Machine
 from wattline.predictors.single import OneRow
-from wattline.predictors.table import Block, blocks_of, targets_of
+from wattline.predictors.table import Block, blocks_of, in_pieces, targets_of
 from wattline.workmodels import work_model
 
 if TYPE_CHECKING:
@@ -200,15 +201,28 @@ class KernelPredictor:
         out["bound_by"] = np.full(n, "nothing", dtype=object)
         out["source"] = np.full(n, "analytical", dtype=object)
         out["in_domain"] = np.zeros(n, bool)
+        pieces: list[tuple[FamilyModel, list[Block]]] = []
         for name, own in _by_family(blocks).items():
             model = self.models_.get(name)
             known = [b for b in own if model is not None and model.held(b.words)]
             unknown = [b for b in own if model is None or not model.held(b.words)]
-            if model is not None and known:
-                encoded = model.encode(known, self._machine)
-                _write(out, model.answer(encoded, coverage))
+            if model is not None:
+                pieces += [(model, part) for part in in_pieces(known)]
             for block in unknown:
                 analytical.fill(out, block, self._machine(block.words.device), coverage)
+
+        def answer(piece: tuple[FamilyModel, list[Block]]) -> None:
+            model, own = piece
+            _write(out, model.answer(model.encode(own, self._machine), coverage))
+
+        # numpy lets go of the interpreter in most of what is done here; pieces write to rows of their own.
+        workers = min(len(pieces), len(os.sched_getaffinity(0)))
+        if workers > 1:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(answer, pieces))
+        else:
+            for piece in pieces:
+                answer(piece)
         frame = pd.DataFrame(out, index=X.index)
         return frame[list(COLUMNS)]
 

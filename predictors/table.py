@@ -88,7 +88,7 @@ def blocks_of(X: pd.DataFrame) -> list[Block]:
     wrong = [c for c in TARGETS if c in X.columns]
     if wrong:
         raise DataError(f"X holds {', '.join(wrong)}: that is what a predictor predicts", todo="move it to y")
-    words: dict[str, NDArray[Any]] = {}
+    words: dict[str, tuple[NDArray[np.int64], list[str]]] = {}
     numbers: dict[str, NDArray[np.float64]] = {}
     for name in X.columns:
         column = X[name]
@@ -99,18 +99,39 @@ def blocks_of(X: pd.DataFrame) -> list[Block]:
     if not len(X):
         return []
     codes = np.zeros(len(X), np.int64)
-    for values in words.values():
-        own, found = pd.factorize(values)
-        codes = pd.factorize(codes * len(found) + own)[0].astype(np.int64)
+    for own, found in words.values():
+        if len(found) > 1:
+            codes = pd.factorize(codes * len(found) + own)[0].astype(np.int64)
     order = np.argsort(codes, kind="stable")
     out = []
     for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
-        first = {name: str(values[rows[0]]) for name, values in words.items()}
+        first = {name: found[own[rows[0]]] for name, (own, found) in words.items()}
         others = tuple(sorted((k, v) for k, v in first.items() if k not in NAMED and v))
         named = Words(**{k: first.get(k, "") for k in NAMED}, others=others)
         check_format(named.dtype)
         present = {k: v[rows] for k, v in numbers.items()}
         out.append(Block(named, rows, {k: v for k, v in present.items() if not np.isnan(v).all()}))
+    return out
+
+
+PIECE = 32768
+"""Rows answered at once: long enough that calls of numpy cost little, short enough for a core's cache."""
+
+
+def in_pieces(blocks: list[Block]) -> list[list[Block]]:
+    """The same rows in pieces of at most :data:`PIECE` rows; many short blocks share a piece."""
+    out: list[list[Block]] = []
+    room = 0
+    for block in blocks:
+        for start in range(0, len(block.rows), PIECE):
+            part = slice(start, start + PIECE)
+            numbers = {name: values[part] for name, values in block.numbers.items()}
+            cut = Block(block.words, block.rows[part], {k: v for k, v in numbers.items() if not np.isnan(v).all()})
+            if not out or len(cut.rows) > room:
+                out.append([])
+                room = PIECE
+            out[-1].append(cut)
+            room -= len(cut.rows)
     return out
 
 
@@ -134,15 +155,21 @@ def _is_text(column: pd.Series[Any]) -> bool:
     return True
 
 
-def _text(column: pd.Series[Any], name: str, *, required: bool) -> NDArray[Any]:
-    absent = column.isna().to_numpy()
+def _text(column: pd.Series[Any], name: str, *, required: bool) -> tuple[NDArray[np.int64], list[str]]:
+    """A column of words as numbers of words, and the words; '' where there is none."""
+    import pandas as pd
+
+    codes, found = pd.factorize(column)
+    absent = codes < 0
     if required and absent.any():
         raise DataError(f"column {name} is empty in {int(absent.sum())} rows", why=f"first: row {_first(absent)}")
-    values = column.astype(object).to_numpy(copy=True)
-    values[absent] = ""
-    if name in FLAGS or not all(isinstance(v, str) for v in set(values)):
-        values = np.array([word_of(v) for v in values], dtype=object)
-    return np.asarray(values)
+    words = [word_of(value) for value in found]
+    if absent.any():
+        codes = np.where(absent, len(words), codes)
+        words.append("")
+    # Different values may be one word (True and 1); they must be one number as well.
+    distinct = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    return np.array([distinct[word] for word in words], np.int64)[codes], list(distinct)
 
 
 def word_of(value: object) -> str:

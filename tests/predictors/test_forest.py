@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattline.predictors import forest
-from wattline.predictors.forest import DEPTH, LEAVES, Forest, grow
+from wattline.predictors.forest import DEPTH, LEAVES, Forest
 
 
 def steps(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,12 +32,14 @@ def test_one_row_and_many_give_the_same_figures(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose([trees.predict_one(row) for row in x], whole, rtol=1e-6, atol=1e-6)
     monkeypatch.setattr(forest, "_CHUNK", 7)
     np.testing.assert_array_equal(trees.predict(x), whole)
+    monkeypatch.setattr(forest, "_MANY", 2)  # compiled loops
+    np.testing.assert_array_equal(trees.predict(np.tile(x, (3, 1))), np.tile(whole, 3))
 
 
 def test_compiled_and_plain_loops_grow_the_same_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = steps(60)
     compiled = Forest.fit(x, y, seed=3, trees=3)
-    monkeypatch.setattr(forest, "_boost", lambda: grow)
+    monkeypatch.setattr(forest, "_compiled", lambda function: function)
     plain = Forest.fit(x, y, seed=3, trees=3)
     for name, array in plain.arrays().items():
         np.testing.assert_allclose(compiled.arrays()[name], array, rtol=1e-6, atol=1e-9, err_msg=name)
