@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.2
 """Shortest time between two drawings of the bar."""
+LABEL = 18
+"""Characters that the label of a case keeps beside a long figure."""
+WIDE = 110
+"""Columns from which on the bar itself has more than a token width."""
 
 
 class Quiet(Observer):
@@ -142,7 +146,7 @@ class BarObserver(Quiet):
         self._done = self._planned = self._before = 0
         self._budget_s: float | None = None
         self._label = ""
-        self._last = ""
+        self._bar = 20
 
     def run_started(self, *, path: Path, device: DeviceSpec, planned: int, done: int, budget_s: float | None) -> None:
         """See :class:`Observer`."""
@@ -150,9 +154,10 @@ class BarObserver(Quiet):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         console = Console(stderr=True, highlight=False)
+        self._bar = 20 if console.width >= WIDE else 8
         console.print(_opening(path, device, planned, done, budget_s), markup=False)
         self._progress = Progress(
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=self._bar),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}", markup=False, style="cyan"),
             TextColumn("{task.description}", markup=False),
@@ -173,23 +178,23 @@ class BarObserver(Quiet):
     def case_started(self, index: int, planned: PlannedCase) -> None:
         """See :class:`Observer`."""
         self._label = planned.case.label()
-        self._draw(self._label, force=False)
+        self._draw(self._label, "", force=False)
 
     def case_progress(self, phase: str, time_s: float | None, precision: float | None) -> None:
         """See :class:`Observer`."""
-        running = f"  {phase}"
+        running = phase
         if time_s is not None:
             running += f" {format_time(time_s)}"
         if precision is not None and precision < 10:
             running += f" +-{100 * precision:.1f}%"
-        self._draw(self._label + running, force=False)
+        self._draw(self._label, running, force=False)
 
     def case_ended(self, record: Record) -> None:
         """See :class:`Observer`."""
         self._done += 1
         if record.status not in ("ok", "unsupported"):
             self._above(f"{record.status}: {record.case.label()}  {figure(record)}")
-        self._draw(f"{record.case.label()}  {figure(record)}", force=self._done == self._planned)
+        self._draw(record.case.label(), figure(record), force=self._done == self._planned)
 
     def run_ended(self, outcome: Outcome) -> None:
         """See :class:`Observer`."""
@@ -217,19 +222,34 @@ class BarObserver(Quiet):
         else:
             typer.echo(line, err=True)
 
-    def _draw(self, text: str, *, force: bool) -> None:
+    def _draw(self, label: str, running: str, *, force: bool) -> None:
         now = time.monotonic()
         if self._progress is None or self._task is None or (not force and now - self._drawn < REDRAW_S):
             return
         self._drawn = now
-        left = self.time_left_s(now)
-        self._progress.update(
-            self._task,
-            completed=self._done,
-            description=text,
-            left="" if left is None else f"{format_duration(left)} left",
-        )
+        seconds = self.time_left_s(now)
+        left = "" if seconds is None else f"{format_duration(seconds)} left"
+        # What the bar, the count, the time left and the blanks between them leave over.
+        room = self._progress.console.width - self._bar - 2 * len(str(self._planned)) - 1 - len(left) - 4
+        self._progress.update(self._task, completed=self._done, description=fit(label, running, room), left=left)
         self._progress.refresh()
+
+
+def fit(label: str, running: str, room: int) -> str:
+    """The label of a case and its running figure in so many characters: of a long label the middle is left out.
+
+    A label begins with what runs and ends with the conditions; the sizes between them are told in full when a case has
+    ended badly, and in the run folder.
+    """
+    room = max(room, 0)
+    while len(running) > room - LABEL and ", " in running:  # the time stays longest, then the speed
+        running = running.rpartition(", ")[0]
+    running = running[:room]
+    space = room - len(running) - (2 if running else 0)
+    if len(label) > space:
+        head = (space - 3 + 1) // 2
+        label = label[:head] + "..." + label[len(label) - (space - 3 - head) :] if space > 6 else ""
+    return f"{label}  {running}" if label and running else label or running
 
 
 def _opening(path: Path, device: DeviceSpec, planned: int, done: int, budget_s: float | None) -> str:

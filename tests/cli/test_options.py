@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,48 @@ def test_caps_are_read_where_they_are_written() -> None:
         with pytest.raises(ParamError, match=flag) as caught:
             Selection(**wrong).arguments()
         assert "default" in caught.value.todo
+
+
+@given(st.text("abc =", max_size=120), st.text("12, ", max_size=120), st.integers(-5, 140))
+def test_a_line_of_progress_never_is_too_long(label: str, running: str, room: int) -> None:
+    from wattline.cli.progress import fit
+
+    line = fit(label, running, room)
+    assert len(line) <= max(room, 0)
+    if len(label) + 2 + len(running) <= room and len(running) <= room - 18:
+        assert line == (f"{label}  {running}" if label and running else label or running)
+
+
+def test_of_a_long_line_of_progress_the_time_stays() -> None:
+    from wattline.cli.progress import fit
+
+    label = "gemm.dense torch m=128 n=128 k=128 layout=nn fp32 cold"
+    assert fit(label, "43.5 us +-1.0%, 95.2 GFLOP/s, 71% of bound, (noisy)", 50) == (
+        "gemm.dens...p32 cold  43.5 us +-1.0%, 95.2 GFLOP/s"
+    )
+    assert fit(label, "timing 43.5 us", 50) == "gemm.dense torch...ut=nn fp32 cold  timing 43.5 us"
+    assert fit(label, "", 100) == label
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_bar_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_record: Callable[..., Any], columns: int
+) -> None:
+    from wattline.cli.progress import BarObserver
+    from wattline.device import DeviceSpec
+    from wattline.run import PlannedCase
+
+    for name, value in {"COLUMNS": str(columns), "FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("wattline.cli.progress.REDRAW_S", 0.0)
+    record, bar = make_record(), BarObserver()
+    bar.run_started(path=Path("runs/x"), device=DeviceSpec("some-cpu"), planned=745, done=0, budget_s=300.0)
+    bar.case_started(0, PlannedCase(record.case))
+    bar.case_progress("timing", 1.1e-3, 0.012)
+    bar.case_ended(record)
+    bar.close()
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err))
+    assert max(map(len, lines)) <= columns
+    running = [line for line in lines if "left" in line]
+    assert any("0/745" in line and "timing 1.10 ms +-1.2%" in line for line in running)
+    assert any("1/745" in line and "1.10 ms" in line and "FLOP/s" in line for line in running)
