@@ -60,10 +60,10 @@ else
 endif
 WATTLINE := $(RUN_PYTHON) -m wattline.cli
 
-.PHONY: help bench smoke report compare test lint wheel clean runtime dev FORCE
+.PHONY: docs-figures help bench smoke report compare test lint wheel clean runtime dev FORCE
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	echo
 	echo '  VENV=0 PYTHON=python3   use that Python with what it has installed, without network'
 	echo '  CONSTRAINTS=file        versions to hold .venv to (empty: none); default constraints.txt'
@@ -100,6 +100,10 @@ lint: build/lint-site/.installed ## ruff, and mypy (strict) on the installed pac
 	@$(RUN_PYTHON) -m ruff check --extend-exclude build,.site .
 	cd build
 	MYPYPATH=lint-site $(RUN_PYTHON) -m mypy --config-file ../pyproject.toml --cache-dir .mypy_cache -p wattline
+
+docs-figures: dev ## draw the pictures of docs/ again (RUN=folder of a run of preset standard; needs chromium)
+	@[ -n "$(RUN)" ] || { echo 'name the run: make docs-figures RUN=runs/<id>' >&2; exit 2; }
+	$(RUN_PYTHON) tools/docs_figures.py "$(RUN)" --out docs/images
 
 wheel: dev ## build the wheel and the source archive into dist/
 	@rm -rf build/lib build/bdist.* dist
