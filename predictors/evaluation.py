@@ -85,7 +85,7 @@ def evaluate(
     classes = frame.groupby(["op", "dtype"], sort=True)
     by_class = pd.DataFrame([{"op": op, "dtype": dtype, **_scores(part, coverage)} for (op, dtype), part in classes])
     scores = {**_scores(frame, coverage), "groups": float(count), "folds": float(folds)}
-    curve = _learning(X, y, labels, pairs[0], devices=devices, seed=seed) if learning else []
+    curve = _learning(X, y, labels, pairs[0], parts[0], devices=devices, seed=seed) if learning else []
     return Evaluation(
         frame, scores, by_class, pd.DataFrame(curve, columns=["rows", "mape", "median_ape"]),
         f"{folds} folds of whole groups ({count} groups): no shape is both learned from and judged on",
@@ -138,9 +138,10 @@ def _scores(f: pd.DataFrame, coverage: float) -> dict[str, float]:
 
 
 def _learning(
-    X: pd.DataFrame, y: pd.DataFrame, labels: Any, pair: Any, *, devices: Mapping[str, DeviceSpec] | None, seed: int
-) -> list[tuple[float, float, float]]:
-    """Scores on one fold with growing shares of the training groups."""
+    X: pd.DataFrame, y: pd.DataFrame, labels: Any, pair: Any, whole: pd.DataFrame, *,
+    devices: Mapping[str, DeviceSpec] | None, seed: int,
+) -> list[tuple[float, float, float]]:  # fmt: skip
+    """Scores on one fold with growing shares of the training groups; ``whole`` is the fold learned from all."""
     train, test = pair
     names = np.random.default_rng(seed).permutation(np.unique(labels[train]))
     out = []
@@ -149,7 +150,9 @@ def _learning(
         chosen = train[np.isin(labels[train], kept)]
         if len(chosen) < 8:
             continue
-        f = _held_out(X, y, labels, chosen, test, devices=devices, seed=seed, coverage=0.9)
+        f = whole
+        if len(chosen) < len(train):
+            f = _held_out(X, y, labels, chosen, test, devices=devices, seed=seed, coverage=0.9)
         error = 100 * np.abs(f["predicted_s"] - f["time_s"]) / f["time_s"]
         out.append((float(len(chosen)), float(error.mean()), float(error.median())))
     return out

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+_HIDDEN = re.compile(r'^<svg [^>]* data-hidden="(\d+)"')
 FORMAT_SERIES = {
     "fp32": 0, "bf16": 1, "fp64": 2, "int8": 3, "fp16": 4, "tf32": 5, "fp8_e4m3": 6, "fp8_e5m2": 7, "fp8": 6,
 }  # fmt: skip
@@ -45,6 +47,11 @@ class Figure:
     lines: Sequence[tuple[str, str]] = ()
     wide: bool = False
     missing: str = ""
+
+    @property
+    def hidden(self) -> int:
+        """Number of points that are not drawn because others lie where they would."""
+        return sum(int(n) for panel in self.panels for n in _HIDDEN.findall(panel[:400]))
 
     @property
     def columns(self) -> int:

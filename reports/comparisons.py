@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,16 +32,22 @@ MAX_LINES = 8
 _BESIDE = (svg.MUTED, "--")
 
 
-def figures(data: ReportData) -> list[Figure]:
+def asked_of(data: ReportData, kinds: Sequence[str] | None = None) -> list[Question]:
+    """The questions about operations of a run, of all or of those whose names begin with one of ``kinds``."""
+    present = {r.case.op for r in data.records if kinds is None or r.case.op.partition(".")[0] in kinds}
+    return [question for question in QUESTIONS if question.op in present]
+
+
+def figures(data: ReportData, kinds: Sequence[str] | None = None) -> list[Figure]:
     """One figure for each question that the run can answer; the others are named together at the end."""
-    present = {record.case.op for record in data.records}
-    asked = [question for question in QUESTIONS if question.op in present]
+    asked = asked_of(data, kinds)
     made = [(question, _figure(question, data)) for question in asked]
     found = [figure for _, figure in made if figure is not None]
     missing = [f"{question.op} over {question.axis}" for question, figure in made if figure is None]
     if missing:
         why = f"These have figures at fewer than two values, or at none that can be trusted: {'; '.join(missing)}."
-        found.append(absent("comparisons", "Implementations along one size", why))
+        where = f"comparisons-{'-'.join(kinds)}" if kinds else "comparisons"
+        found.append(absent(where, "Implementations along one size", why))
     return found
 
 
@@ -124,10 +131,9 @@ _SIZES = {"bytes": "", "row_bytes": " a row", "block_bytes": " a block"}
 """Conditions in bytes, and what follows them in a title."""
 
 
-def find(data: ReportData) -> list[Finding]:
+def find(data: ReportData, kinds: Sequence[str] | None = None) -> list[Finding]:
     """For each question: who is quickest where, from records that nothing disturbed."""
-    present = {record.case.op for record in data.records}
-    found = [_finding(question, data) for question in QUESTIONS if question.op in present]
+    found = [_finding(question, data) for question in asked_of(data, kinds)]
     return [f for f in found if f]
 
 
@@ -216,5 +222,5 @@ def _growths(panel: LinePanel, question: Question) -> str:
     for line in panel.lines:
         change = growth(line, question)
         if change:
-            parts.append(f"{line.name} {times(change[1])} times")
+            parts.append(f"{line.name} {times(change)} times")
     return f" ({question.quantity.word} from first to last: {', '.join(parts)})" if parts else ""

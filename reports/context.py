@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any
 
 from wattline.case import REGIMES
+from wattline.errors import WattlineError
 from wattline.formats import FORMATS
 from wattline.record import DISQUALIFYING, FLAGS, STATUSES
 from wattline.reports.data import ReportData, shape_text
@@ -140,7 +141,11 @@ def unmeasured(data: ReportData) -> list[Unmeasured]:
                 data.anchors[members[0]],
             )
         )
-    left = _left(data)
+    try:
+        left = _left(data)
+    except WattlineError as error:
+        left = 0
+        found.append(Unmeasured("What was not reached", 0, f"{error}: what else was planned is not known"))
     if left:
         state = data.run.state.replace("_", " ")
         found.append(Unmeasured("Not reached", left, f"the run ended before ({state}); --resume goes on with it"))

@@ -7,15 +7,15 @@ the manifest is therefore absent here (``None`` or empty), never made up.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wattline.device import DeviceSpec
 from wattline.errors import UnsupportedError
 from wattline.formats import FORMATS
-from wattline.frame import to_frame
+from wattline.frame import FIXED_COLUMNS, to_frame
 from wattline.record import Record
 from wattline.run import Run
 
@@ -63,6 +63,7 @@ class ReportData:
         anchors: one unique HTML id per record, ``r-<key>``, with ``-<variant>`` where a case was repeated on purpose.
         device: the device, or ``None`` where the manifest has none.
         problems: sentences on what was found amiss while reading.
+        kept: what several figures and findings ask for, made once; see :meth:`once`.
     """
 
     run: Run
@@ -71,6 +72,7 @@ class ReportData:
     anchors: list[str]
     device: DeviceSpec | None
     problems: list[str] = field(default_factory=list)
+    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ReportData:
@@ -78,10 +80,11 @@ class ReportData:
 
         Raises:
             StorageError: it cannot be read.
-            SchemaError: it is no run, of a newer version, or damaged before its last line.
+            SchemaError: it is no run, or one of a newer version. Single records that cannot be read are left out and
+            told in :attr:`problems`.
         """
         run = Run(path)
-        lines = list(run.records())
+        lines = list(run.records(lenient=True))
         order = sorted(range(len(lines)), key=lambda i: lines[i].sequence if lines[i].sequence >= 0 else len(lines))
         records = [lines[i] for i in order]
         device = run.device if run.manifest.get("device") else None
@@ -135,6 +138,27 @@ class ReportData:
         rows = self.trusted
         return rows[rows["power_limit_w"].isna() & rows["clock_hz"].isna()]
 
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made at the first call with this key. Callers must not change it."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def usable_of(self, ops: Iterable[str]) -> pd.DataFrame:
+        """The usable rows of some operations, with the columns that a run of nothing else would have.
+
+        A run of many operations has hundreds of columns, which cost time with every selection.
+        """
+        return cast("pd.DataFrame", self.once(("usable", *sorted(set(ops))), lambda: self._usable_of(set(ops))))
+
+    def _usable_of(self, ops: set[str]) -> pd.DataFrame:
+        rows = self.frame[self.frame["op"].isin(ops)]
+        own = {name for record in self.records if record.case.op in ops for name in record.case.params}
+        others = {name for record in self.records for name in record.case.params} - own
+        detail = [c for c in rows.columns if c.startswith(("work.", "fact.", "telemetry.")) and rows[c].isna().all()]
+        idle = [*detail, *(c for c in rows.columns if c in others and c not in FIXED_COLUMNS)]
+        return rows.loc[rows.index.isin(self.usable.index), ~rows.columns.isin(idle)].copy()
+
     @cached_property
     def main(self) -> pd.DataFrame:
         """The usable rows under the most frequent implementation and data fill, repeats left out.
@@ -146,6 +170,8 @@ class ReportData:
         for name in ("op", "impl", "data"):
             if len(rows):
                 rows = rows[rows[name] == rows[name].value_counts().idxmax()]
+                if name == "op":
+                    rows = self.usable_of(rows["op"].unique()).loc[rows.index]
         return rows
 
     @cached_property

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from wattline.errors import WattlineError
 from wattline.reports.data import ReportData
@@ -50,6 +53,12 @@ def _of_run(data: ReportData) -> tuple[KernelPredictor | None, str]:
         return None, f"The predictor in the run folder cannot be used: {error}."
 
 
+MOST_ROWS = 1000
+"""Rows that a report judges a predictor on: of a larger run whole shapes are drawn, for minutes would go by else."""
+MANY_ROWS = 600
+"""From here on three folds do: each holds out enough rows, and takes seconds to learn from the others."""
+
+
 def _evaluate(data: ReportData) -> tuple[Evaluation | None, str]:
     """Folds of whole shapes over the valid rows of the run, or why there are none."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -58,12 +67,28 @@ def _evaluate(data: ReportData) -> tuple[Evaluation | None, str]:
 
     try:
         X, y, groups = from_frame(data.plain_frame)
+        rows = len(X)
+        if rows > MOST_ROWS:
+            kept = _some(groups)
+            X, y, groups = X[kept], y[kept], np.asarray(groups)[kept]
         devices = {data.device.id: data.device} if data.device else None
         # The matrices are so small that threads cost more than they save: several times the time on a busy machine.
         with threadpool_limits(1):
-            return evaluate(X, y, groups, devices, learning=True), ""
+            found = evaluate(X, y, groups, devices, folds=3 if rows > MANY_ROWS else 5, learning=True)
+        if rows > len(X):
+            found = replace(found, split=f"{found.split}; {len(X)} of {rows} rows, whole shapes drawn at random")
+        return found, ""
     except WattlineError as error:
         return None, f"The rows of this run cannot judge a predictor: {error}."
+
+
+def _some(groups: Any) -> np.ndarray:
+    """Which rows to keep: those of groups in random order, until there are enough."""
+    names, inverse, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(names))
+    chosen = order[: max(2, int(np.searchsorted(np.cumsum(counts[order]), MOST_ROWS, side="right")))]
+    kept: np.ndarray = np.isin(inverse, chosen)
+    return kept
 
 
 def _facts(predictor: Any) -> list[tuple[str, str]]:

@@ -258,9 +258,12 @@ def regimes(data: ReportData) -> Figure:
             .log("xy")
             .titles(dtype, "operations of one call", unit(dtype))
         )
-        for _, same in part.groupby(params, dropna=False):
-            panel.ax.plot([same["flops"].iloc[0]] * 2, [same["flops_per_s"].min(), same["flops_per_s"].max()],
-                          color=svg.GRID, linewidth=2.5)  # fmt: skip
+        bars = part.groupby(params, dropna=False).agg(
+            x=("flops", "first"), low=("flops_per_s", "min"), high=("flops_per_s", "max")
+        )
+        kept = svg.apart(np.log(bars.to_numpy(float)[:, :2]) * 40, svg.MOST_MARKS)
+        panel.ax.vlines(*(bars[name].to_numpy(float)[kept] for name in ("x", "low", "high")),
+                        color=svg.GRID, linewidth=2.5)  # fmt: skip
         for regime, group in part.groupby("regime"):
             panel.points(group["flops"], group["flops_per_s"], group["anchor"], regime_series(str(regime)))
         panels.append(panel.svg(f"Speed of {dtype} by regime: {len(part)} records."))

@@ -12,6 +12,9 @@ from wattline.reports.data import ReportData
 from wattline.reports.findings import resolution
 from wattline.reports.svg import Panel
 
+MOST_PAIRS = 300
+"""Most pairs that are drawn beside each other."""
+
 
 def noise(data: ReportData) -> Figure:
     """Relative half-width of the median's interval against time."""
@@ -48,6 +51,7 @@ def repeats(data: ReportData) -> Figure:
     """The ratio of the two measurements of each A/A pair."""
     title = "The same case measured twice (A/A)"
     rows = data.usable
+    rows = rows[rows["variant"].isin(["a", "b"])]
     pairs = [
         (group[group["variant"] == "a"].iloc[0], group[group["variant"] == "b"].iloc[0])
         for _, group in rows.groupby("key", sort=False)
@@ -56,6 +60,8 @@ def repeats(data: ReportData) -> Figure:
     if not pairs:
         return absent("aa", title, "No case was measured twice, so how far two equal runs differ is not known.")
     pairs.sort(key=lambda p: (float(p[1]["time_s"] / p[0]["time_s"]), str(p[0]["anchor"])))
+    count = len(pairs)
+    pairs = [pairs[i] for i in np.unique(np.linspace(0, count - 1, min(count, MOST_PAIRS)).round().astype(int))]
     panel = (
         Panel("aa", 450, 270).titles("", "pair, by rising ratio", "second against first").log("y", label=svg.ratio_tick)
     )
@@ -79,5 +85,6 @@ def repeats(data: ReportData) -> Figure:
             if smallest
             else ""
         )
+        + (f" Of {count} pairs {len(pairs)} are drawn, evenly over their order." if count > len(pairs) else "")
     )
-    return Figure("aa", title, [panel.svg(f"Ratio of {len(pairs)} repeated measurements.")], caption)
+    return Figure("aa", title, [panel.svg(f"Ratio of {count} repeated measurements.")], caption)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -50,48 +52,28 @@ class Finding:
 
 def find(data: ReportData, prediction: Prediction | None = None) -> list[Finding]:
     """The findings that the records support, most telling first; empty where nothing was measured."""
-    from wattline.reports import (  # they need the words of this module
-        comparisons,
-        figures_collectives,
-        figures_decode,
-        figures_explain,
-        figures_hybrid,
-        figures_launch,
-        figures_memory,
-        figures_offload,
-        figures_quantized,
-        figures_sparse,
-        figures_storage,
-        findings_energy,
-        tiles,
-    )
+    from wattline.reports import findings_energy, findings_reach  # they need the words of this module
+    from wattline.reports.chapters import chapters
 
-    found = [
-        _ceiling(data),
-        _far(data),
-        _cliffs(data),
-        _formats(data),
-        figures_sparse.finding(data),
-        figures_quantized.finding(data),
-        tiles.finding(data),
-        *comparisons.find(data),
-        figures_decode.finding(data),
-        figures_hybrid.finding(data),
-        figures_collectives.finding(data),
-        figures_memory.finding(data),
-        *figures_storage.find(data),
-        *figures_offload.find(data),
-        figures_launch.finding(data),
-        *figures_explain.find(data),
-        prediction.finding() if prediction else None,
-        _regimes(data),
-        *findings_energy.find(data),
-        noise(data),
+    general = [_ceiling(data), _far(data)]
+    own = sorted(chapters(data), key=lambda chapter: -chapter.records(data))
+    groups: list[list[Finding]] = [
+        [f for f in (findings_reach.finding(data), _cliffs(data), _formats(data)) if f],
+        findings_energy.find(data),
+        *(chapter.findings(data) for chapter in own),
+        [prediction.finding()] if prediction else [],
+        [f for f in (_regimes(data),) if f],
+        [f for f in (noise(data),) if f],
     ]
-    told = [f for f in found if f]
+    told = [f for f in general if f] + in_turn(groups)
     # Where nothing can be told apart, that comes first; what was looked for and not found comes last.
     restless = (resolution(data) or 0.0) > RESTLESS
     return sorted(told, key=lambda f: 0 if restless and f.kind == "noise" else 2 if f.quiet else 1)
+
+
+def in_turn(groups: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """The first of each group, then the second of each, and so on: no subject crowds out the others at the top."""
+    return [f for row in zip_longest(*groups) for f in row if f]
 
 
 def percent(share: float) -> str:
@@ -192,6 +174,10 @@ def _far(data: ReportData) -> Finding | None:
 
 def all_cliffs(data: ReportData) -> tuple[int, list[Cliff]]:
     """The number of fine lines, and the cliffs on them, largest first; one per record."""
+    return cast("tuple[int, list[Cliff]]", data.once("cliffs", lambda: _all_cliffs(data)))
+
+
+def _all_cliffs(data: ReportData) -> tuple[int, list[Cliff]]:
     lines = fine_lines(data)
     found: dict[str, Cliff] = {}
     for line in lines:

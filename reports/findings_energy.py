@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isnan
+from statistics import median
 from typing import TYPE_CHECKING
 
 from wattline.reports.data import ReportData
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MANY = 5
 """Fewer records with joules than this carry no statement about the run."""
+NOTICED = 0.01
+"""Disagreement of two readings of the same energy that is worth a headline."""
 TELLING = 0.05
 """Difference in energy below which two choices cost the same, so to say: about the gain error of a sensor cancels
 between two records of one device, the rest does not."""
@@ -25,7 +28,29 @@ def find(data: ReportData) -> list[Finding]:
     rows = with_energy(data)
     if len(rows) < MANY:
         return []
-    return [f for f in (_frugal(data, uncapped(rows)), _trade(rows), _caps(rows)) if f]
+    return [f for f in (_frugal(data, uncapped(rows)), _sure(data), _trade(rows), _caps(rows)) if f]
+
+
+def _sure(data: ReportData) -> Finding | None:
+    """How far the joules can be trusted: do two ways of reading them agree?"""
+    found = [r.measurement.energy for r in data.records if r.valid and r.measurement and r.measurement.energy]
+    crossed = [e.budget["cross_check"] for e in found if "cross_check" in e.budget]
+    widths = [(e.energy_hi_j - e.energy_lo_j) / (2 * e.energy_j) for e in found if e.energy_j > 0]
+    if len(crossed) < MANY or len(widths) < MANY:
+        return None
+    apart, worst, width = float(median(crossed)), max(crossed), float(median(widths))
+    verb = "disagree" if apart >= NOTICED else "agree"
+    title = (
+        f"The counter and the integrated power {verb} {'by' if apart >= NOTICED else 'to'} {percent(apart)}: treat "
+        f"joules as +-{percent(width)}."
+    )
+    causes = {c: median([e.budget[c] for e in found if c in e.budget]) for e in found for c in e.budget}
+    largest = max(causes, key=lambda c: causes[c])
+    text = (
+        f"Medians over {len(crossed)} records; the worst disagrees by {percent(worst)}. The largest part of the error "
+        f"is {largest.replace('_', ' ')}, {percent(float(causes[largest]))}."
+    )
+    return Finding("energy_sure", title, text, "energy-budget", "the error budget", quiet=apart < NOTICED)
 
 
 def _frugal(data: ReportData, rows: pd.DataFrame) -> Finding | None:

@@ -49,27 +49,8 @@ def write_report(
 
 def render(data: ReportData, predictor: KernelPredictor | None = None, evaluation: Evaluation | None = None) -> str:
     """The HTML text of a report; see :func:`write_report`."""
-    from wattline.reports import (
-        comparisons,
-        context,
-        figures_collectives,
-        figures_decode,
-        figures_explain,
-        figures_hybrid,
-        figures_launch,
-        figures_memory,
-        figures_offload,
-        figures_quantized,
-        figures_sparse,
-        figures_speed,
-        figures_storage,
-        figures_trust,
-        findings,
-        power,
-        predicted,
-        tables,
-        tiles,
-    )  # fmt: skip
+    from wattline.reports import context, figures_gap, figures_trust, findings, power, predicted, tables
+    from wattline.reports.chapters import chapters
     from wattline.reports.evaluated import prediction_of
     from wattline.reports.svg import marker_definitions
 
@@ -91,22 +72,8 @@ def render(data: ReportData, predictor: KernelPredictor | None = None, evaluatio
             nothing=_nothing(data),
             flags=context.flag_counts(data),
             unmeasured=context.unmeasured(data),
-            speed=[
-                figures_speed.rooflines(data),
-                *figures_speed.products(data),
-                *figures_sparse.figures(data),
-                *figures_quantized.figures(data),
-                *tiles.figures(data),
-                *comparisons.figures(data),
-                *figures_decode.figures(data),
-                *figures_hybrid.figures(data),
-                *figures_collectives.figures(data),
-                *figures_memory.figures(data),
-                *figures_storage.figures(data),
-                *figures_offload.figures(data),
-                *figures_launch.figures(data),
-                *figures_explain.figures(data),
-            ],
+            slow=figures_gap.slowest(data),
+            chapters=[(c.id, c.title, drawn) for c in chapters(data) if (drawn := c.figures(data))],
             power=power.build(data),
             trust=[figures_trust.noise(data), figures_trust.repeats(data)],
             prediction=prediction,

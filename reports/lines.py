@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wattline.reports.crossover import crossover
 from wattline.reports.data import ReportData
@@ -127,8 +127,8 @@ def rows_of(question: Question, data: ReportData, calm: bool = False) -> pd.Data
         data: the run.
         calm: leave out those that noise or other processes disturbed.
     """
-    rows = data.usable
-    rows = rows[rows["op"].isin([question.op, *question.beside]) & (rows["variant"].fillna("") != "b")]
+    rows = data.usable_of([question.op, *question.beside])
+    rows = rows[rows["variant"].fillna("") != "b"]
     if calm:
         rows = rows[~(rows["half_width"] > STEADY) & ~rows["flags"].fillna("").str.contains(DISTURBED)]
     if len(rows) and question.prepare is not None:
@@ -141,6 +141,11 @@ def panels(question: Question, data: ReportData, calm: bool = False) -> list[Lin
 
     A set is kept where at least one line has two points.
     """
+    key = ("panels", question, calm)  # a figure and a finding ask the same
+    return cast("list[LinePanel]", data.once(key, lambda: _panels(question, data, calm)))
+
+
+def _panels(question: Question, data: ReportData, calm: bool) -> list[LinePanel]:
     rows = rows_of(question, data, calm)
     if rows.empty or question.axis not in rows.columns:
         return []
@@ -290,12 +295,10 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def growth(line: Line, question: Question) -> tuple[float, float] | None:
-    """How the axis and the quantity grow along a line, as factors; ``None`` for a single point."""
+def growth(line: Line, question: Question) -> float | None:
+    """The factor by which the quantity grows from the first to the last point of a line; ``None`` for one point."""
     if len(line.rows) < 2:
         return None
-    x, y = line.rows[question.axis].astype(float), question.quantity.of(line.rows)
-    if float(x.iloc[0]) <= 0:
-        return None
-    return float(x.iloc[-1] / x.iloc[0]), float(y.iloc[-1] / y.iloc[0])
+    y = question.quantity.of(line.rows)
+    return float(y.iloc[-1] / y.iloc[0]) if float(y.iloc[0]) > 0 else None
 

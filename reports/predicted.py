@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 BANDS = (0.10, 0.25)
 """Relative errors that are marked as bands."""
 _FLOOR = 3
-"""Fewer rows than this are counted but not summed up."""
+"""Groups of fewer rows have no coverage worth drawing."""
+_GROUPS = 14
+"""Most groups in the drawing of coverage; the table has all."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,75 @@ def figures(prediction: Prediction) -> list[Figure]:
         "a good model scatters evenly around zero.",
         legend, wide=True,
     )  # fmt: skip
-    curves = (_learning(prediction), _sampled(prediction))
-    return [against, size, *(curve for curve in curves if curve)]
+    more = (_domain(prediction), _covered(prediction), _learning(prediction), _sampled(prediction))
+    return [against, size, *(figure for figure in more if figure)]
+
+
+def _domain(prediction: Prediction) -> Figure:
+    """How errors are distributed inside and outside the domain, the roofline's beside."""
+    frame = prediction.frame
+    inside = frame["in_domain"].astype(bool)
+    error = (frame["predicted_s"] / frame["time_s"] - 1).abs()
+    bare = (frame["roofline_s"] / frame["time_s"] - 1).abs()
+    panel = Panel("pred-domain", 470, 270).log("x", label=svg.percent_tick).linear("y", svg.percent_tick)
+    panel.titles("", "error of at most", "share of the rows")
+    lines = []
+    for name, values, colour, style in (
+        ("in the domain", error[inside], "c0", "-"), ("outside the domain", error[~inside], "c1", "-"),
+        ("roofline, all rows", bare[np.isfinite(bare)], "dashed", "--"),
+    ):  # fmt: skip
+        if len(values):
+            x = np.sort(np.maximum(values.to_numpy(float), 1e-3))
+            y = np.arange(1, len(x) + 1) / len(x)
+            kept = np.unique(np.linspace(0, len(x) - 1, 200).astype(int))
+            ink = {"c0": svg.SERIES[0], "c1": svg.SERIES[1]}.get(colour, svg.MUTED)
+            panel.ax.plot(x[kept], y[kept], style, color=ink, drawstyle="steps-post")
+            lines.append((colour, f"{name} ({len(x)})"))
+    for band in BANDS:
+        panel.ax.axvline(band, color=svg.GRID, linewidth=1)
+    panel.ax.set_ylim(0, 1.02)
+    drawing = panel.svg(f"Distribution of errors: {int(inside.sum())} rows in the domain, {int((~inside).sum())} not.")
+    caption = (
+        "Does the predictor know when it does not know? The further left a line rises, the smaller the errors. Rows "
+        "outside the domain lie beyond the shapes that were learned from; their line should lie to the right."
+    )
+    if inside.all():
+        caption += " Every row of this run lies in the domain."
+    return Figure("domain", "Errors inside and outside the domain", [drawing], caption, lines=lines)
+
+
+def _covered(prediction: Prediction) -> Figure | None:
+    """Coverage of the intervals by group, with what chance allows."""
+    known = [s for s in prediction.scores() if np.isfinite(s.coverage) and s.n >= _FLOOR]
+    if not known:
+        return None
+    shown = known[:1] + sorted(known[1:], key=lambda s: -s.n)[:_GROUPS]
+    panel = Panel("pred-covered", 470, 80 + 20 * len(shown)).linear("x", svg.percent_tick)
+    panel.titles("", "share inside the interval", "")
+    panel.ax.axvline(prediction.nominal, color=svg.INK, linewidth=1.1, linestyle="--")
+    for y, score in zip(range(len(shown))[::-1], shown, strict=True):
+        low, high = wilson(score.coverage, score.n)
+        panel.ax.hlines([y], [low], [high], color=svg.SERIES[0], linewidth=1.6)
+        panel.ax.plot([score.coverage], [y], "o", color=svg.SERIES[0], markersize=5)
+    names = [f"{s.group} ({s.n})" for s in shown]
+    panel.ax.set_yticks(range(len(shown))[::-1], [svg.printable(name[:40]) for name in names], fontsize=9)
+    panel.ax.set_ylim(-0.7, len(shown) - 0.3)
+    panel.ax.set_xlim(0, 1.02)
+    panel.ax.grid(visible=False, axis="y")
+    drawing = panel.svg(f"Coverage of {len(shown)} groups against the nominal {percent(prediction.nominal)}.")
+    caption = (
+        f"Do the intervals hold what they promise ({percent(prediction.nominal)}, dashed)? Lines span what the number "
+        "of rows (in brackets) leaves open: the 95 % interval of Wilson. A group left of the dashed line is surer of "
+        "itself than it should be." + (f" The {_GROUPS} largest groups." if len(known) > len(shown) else "")
+    )
+    return Figure("coverage", "Coverage of the intervals", [drawing], caption)
+
+
+def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of a proportion by E. B. Wilson (J. Am. Stat. Assoc. 22, 1927, p. 209), at 95 % by default."""
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _learning(prediction: Prediction) -> Figure | None:

@@ -39,6 +39,9 @@ MARKERS = (
 )  # fmt: skip
 """One shape per series, so that colour is never the only difference."""
 
+MOST_MARKS = 500
+"""Most points of one series in one drawing: of more, those that lie upon each other are drawn as one."""
+
 _RC = {
     "svg.fonttype": "none", "text.parse_math": False, "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"], "font.size": 10.5, "axes.titlesize": 11.5, "axes.titleweight": "bold",
@@ -83,9 +86,10 @@ def percent_tick(value: float, _position: object = None) -> str:
     return f"{value * 100:g} %"
 
 
-def printable(text: str) -> str:
-    """The text without characters that XML forbids (control characters, halves of surrogate pairs)."""
-    return _FORBIDDEN.sub("\ufffd", text)
+def printable(text: str, most: int = 90) -> str:
+    """The text without characters that XML forbids (control characters, halves of surrogate pairs), and cut where no
+    drawing has room for more."""
+    return _FORBIDDEN.sub("\ufffd", text if len(text) <= most else text[: most - 3] + "...")
 
 
 def ratio_tick(value: float, _position: object = None) -> str:
@@ -126,6 +130,7 @@ class Panel:
         self._points: list[tuple[int, Any, Any, list[str]]] = []
         self._boxes: list[tuple[float, float, float, float, str]] = []
         self._bases: dict[str, int] = {}
+        self._hidden = 0
 
     def titles(self, title: str = "", x: str = "", y: str = "") -> Panel:
         """Title and axis labels; returns the panel."""
@@ -193,10 +198,13 @@ class Panel:
         drawing = "".join(ET.tostring(child, encoding="unicode", short_empty_elements=True) for child in root)
         # The linked points stand outside the image: an image hides what is in it from assistive technology,
         # which reads the same records from the table.
+        links = self._links()
+        label = escape(printable(alt, 1000))
+        hidden = f' data-hidden="{self._hidden}"' if self._hidden else ""
         return Markup(
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" class="plot" style="--w:{self.width:g}px" '
-            f'xmlns="http://www.w3.org/2000/svg"><g role="img" aria-label="{escape(printable(alt))}">{drawing}</g>'
-            f"{self._links()}</svg>"
+            f'xmlns="http://www.w3.org/2000/svg"{hidden}><g role="img" aria-label="{label}">{drawing}</g>'
+            f"{links}</svg>"
         )
 
     def _links(self) -> str:
@@ -213,14 +221,34 @@ class Panel:
         groups = []
         for series, xs, ys, anchors in self._points:
             placed = transform(np.column_stack([xs, ys]))
+            kept = apart(placed, MOST_MARKS)
+            self._hidden += len(placed) - len(kept)
             uses = "".join(
-                f'<a href="#{escape(a)}" tabindex="-1">'
-                f'<use href="#mk{series}" x="{_n(x)}" y="{_n(self.height - y)}"/></a>'
-                for a, (x, y) in zip(anchors, placed, strict=True)
+                f'<a href="#{escape(anchors[i])}" tabindex="-1">'
+                f'<use href="#mk{series}" x="{_n(placed[i, 0])}" y="{_n(self.height - placed[i, 1])}"/></a>'
+                for i in kept
             )
             groups.append(f'<g class="pts s{series}">{uses}</g>')
         inner = boxes + "".join(groups)
         return f'<g aria-hidden="true">{inner}</g>' if inner else ""
+
+
+def apart(placed: np.ndarray, most: int) -> list[int]:
+    """Which points to draw: all of few; of many the first in each cell of a grid that is as coarse as it must be.
+
+    Args:
+        placed: positions in pixels, of shape ``(n, 2)``.
+        most: largest number of points to draw.
+
+    Returns:
+        Positions in rising order.
+    """
+    kept = np.arange(len(placed))
+    step = 1.5
+    while len(kept) > most:
+        _, kept = np.unique(np.floor(placed / step), axis=0, return_index=True)
+        step *= 1.25
+    return [int(i) for i in np.sort(kept)]
 
 
 def marker_definitions() -> Markup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +69,17 @@ class Cliff:
 
 def fine_lines(data: ReportData) -> list[Line]:
     """The fine lines of a run, longest first; a record may lie on several."""
+    return cast("list[Line]", data.once("fine_lines", lambda: _fine_lines(data)))
+
+
+def _fine_lines(data: ReportData) -> list[Line]:
     rows = data.usable
     if not set(PARAMS_FIRST) <= set(rows.columns) or rows.empty:
         return []
     rows = rows[(rows["variant"].fillna("") != "b") & rows[list(PARAMS_FIRST)].notna().all(axis=1)]
+    if rows.empty:
+        return []
+    rows = data.usable_of(rows["op"].unique()).loc[rows.index]
     others = _other_params(data, rows)
     lines = [line for moving in _MOVING for line in _lines(rows, moving, others)]
     lines.sort(key=lambda line: (-len(line.rows), line.axis, line.dtype, line.fixed))

@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,12 @@ from wattline.units import format_si, format_time
 
 SPARK = 48
 """Most samples that a row's drawing holds; more are thinned evenly (all are in the run folder)."""
+
+
+STATIC = 300
+"""Rows that stand in the page itself, for readers without JavaScript; the script draws those that are looked at."""
+LARGE = 5000
+"""From this many records on, a row unfolds to less: the page must open in a browser; the run folder has it all."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The table of records: columns, rows, what all rows share, and the values of each filter."""
+    """The table of records.
+
+    Attributes:
+        columns: its columns.
+        rows: the first :data:`STATIC` rows.
+        count: number of all rows.
+        common: what all rows share, pairs of name and value.
+        filters: the values of each filter.
+        payload: all rows and what they unfold to, for the script.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Row]
+    count: int
     common: Sequence[tuple[str, str]]
     filters: Mapping[str, Sequence[str]]
     payload: Markup
@@ -101,17 +117,24 @@ def build(data: ReportData) -> Table:
 
     frame = data.frame
     raw: list[list[Any]] = []
+    texts: list[list[str]] = []
     rows = []
     series = {c.name: frame[c.name].tolist() for c in columns if c.name in frame.columns}
     for i, record in enumerate(data.records):
         values = [_value(c, record, series, i) for c in columns]
         raw.append(values)
-        number = record.sequence + 1 if record.sequence >= 0 else i + 1
         shown = [_shown(c.name, v, record) for c, v in zip(columns, values, strict=True)]
-        rows.append(Row(data.anchors[i], number, record.status, shown))
+        texts.append(shown)
+        if i < STATIC:
+            rows.append(Row(data.anchors[i], number_of(record, i), record.status, shown))
     filters = {c.name: _choices([v[j] for v in raw]) for j, c in enumerate(columns) if c.filter}
     filters = {name: values for name, values in filters.items() if len(values) > 1 or name == "flags"}
-    return Table(columns, rows, common, filters, _payload(data, columns, raw))
+    return Table(columns, rows, len(raw), common, filters, _payload(data, columns, raw, texts))
+
+
+def number_of(record: Record, position: int) -> int:
+    """The number of a row, counted from 1 in the order of the run."""
+    return record.sequence + 1 if record.sequence >= 0 else position + 1
 
 
 def _value(column: Column, record: Record, series: Mapping[str, list[Any]], i: int) -> Any:
@@ -177,12 +200,17 @@ def repeat_command(record: Record, seed: int = 0, device: str = "") -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def _payload(data: ReportData, columns: Sequence[Column], raw: Sequence[Sequence[Any]]) -> Markup:
-    """What the script reads: sort values and details, as JSON that cannot end its script element."""
+def _payload(
+    data: ReportData, columns: Sequence[Column], raw: Sequence[Sequence[Any]], texts: Sequence[Sequence[str]]
+) -> Markup:
+    """What the script reads: values to sort by, their texts and details, as JSON that cannot end its script element."""
     seed = data.section("plan").get("seed")
     device = str(data.manifest.get("device_name") or "")
-    records = [_detail(r, repeat_command(r, seed if isinstance(seed, int) else 0, device)) for r in data.records]
+    large = len(data.records) > LARGE
+    records = [_detail(r, repeat_command(r, seed if isinstance(seed, int) else 0, device), large) for r in data.records]
     strings, records = _interned(records)
+    # A text is sent where it is not simply the value: figures with units.
+    told = [j for j in range(len(columns)) if any(_differs(v[j], t[j]) for v, t in zip(raw, texts, strict=True))]
     return embed(
         {
             "strings": strings,
@@ -190,12 +218,22 @@ def _payload(data: ReportData, columns: Sequence[Column], raw: Sequence[Sequence
             "numeric": [c.numeric for c in columns],
             "filters": [c.name for c in columns if c.filter],
             "anchors": data.anchors,
-            "values": raw,
+            "numbers": [number_of(record, i) for i, record in enumerate(data.records)],
+            # Column and value in turn: of the many parameters of a mixed run each record has a few.
+            "values": [[x for j, v in enumerate(row) if v is not None for x in (j, v)] for row in raw],
+            "told": told,
+            "texts": [[text[j] for j in told] for text in texts],
+            "large": large,
             "details": records,
             "flags": {code: FLAGS.get(code, "") for r in data.records for code in r.flags},
             "environment": str(data.manifest.get("environment_id") or ""),
         }
     )
+
+
+def _differs(value: Any, text: str) -> bool:
+    """Whether the script could not tell the text from the value."""
+    return text != ("" if value is None else str(value)) or isinstance(value, bool | float)
 
 
 def _interned(records: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -228,59 +266,68 @@ def _round(value: float | None, digits: int = 4) -> float | None:
     return float(f"{value:.{digits}g}") if value is not None and math.isfinite(value) else None
 
 
-def _detail(record: Record, command: str) -> dict[str, Any]:
+def _detail(record: Record, command: str, large: bool = False) -> dict[str, Any]:
     """What a row unfolds to; only what is there."""
     m = record.measurement
-    detail: dict[str, Any] = {"l": record.case.label().split(" "), "c": command.split(" "), "w": _facts(record)}
+    facts = _facts(record, large)
+    detail: dict[str, Any] = {"l": record.case.label().split(" "), "c": command.split(" "), "w": facts}
     if record.reason:
         detail["r"] = [record.reason.code, record.reason.message]
     if m:
         detail["f"] = [[flag.code, flag.message] for flag in m.flags]
-        step = max(1, math.ceil(len(m.samples_s) / SPARK))
-        median = m.stats.median_s or 1.0
-        detail["s"] = [round(1000 * v / median) - 1000 for v in m.samples_s[::step]]
         detail["n"] = len(m.samples_s)
+        if not large:
+            step = max(1, math.ceil(len(m.samples_s) / SPARK))
+            median = m.stats.median_s or 1.0
+            detail["s"] = [round(1000 * v / median) - 1000 for v in m.samples_s[::step]]
     return {k: v for k, v in detail.items() if v not in ([], None)}
 
 
-def _facts(record: Record) -> list[str]:
+_BRIEF = ("median", "samples", "check", "energy", "bound", "started", "key")
+"""The facts of a row in a large run."""
+
+
+def _facts(record: Record, large: bool = False) -> list[str]:
     """Name and value in turn, as text: short enough to embed for a thousand records."""
-    facts: list[tuple[str, str]] = []
-    m = record.measurement
-    if m:
-        s, calls = m.stats, f"{m.calls_per_sample} call{'s' if m.calls_per_sample > 1 else ''}"
-        facts += [
-            ("median", f"{format_time(s.median_s)} [{format_time(s.lo_s)}, {format_time(s.hi_s)}]"),
-            ("p5, p95, p99", ", ".join(format_time(v) for v in (s.p5_s, s.p95_s, s.p99_s))),
-            ("min, mean, max", ", ".join(format_time(v) for v in (s.min_s, s.mean_s, s.max_s))),
-            ("IQR", format_time(s.iqr_s)),
-            (
-                "samples",
-                f"{s.n} of {calls} each; stopped: {m.stop.replace('_', ' ')}",
-            ),
-            ("warm-up", f"{m.warmup_calls} calls, {format_time(m.warmup_s)}, {m.warmup_stop}"),
-            ("first call", format_time(m.first_call_s)),
-            ("buffer sets", str(m.rotations)),
-            ("timer", f"{m.timer}, {format_time(m.timer_overhead_s)} a reading"),
-        ]
-        if m.check:
-            error = f"{m.check.error:.2g}" if math.isfinite(m.check.error) else "not a number"
-            verdict = "passed" if m.check.passed else "failed"
-            facts.append(("check", f"{verdict}: error {error}, tolerance {m.check.tolerance:.2g}, {m.check.method}"))
-        if m.energy:
-            e = m.energy
-            joules, low, high = (format_si(v, "J") for v in (e.energy_j, e.energy_lo_j, e.energy_hi_j))
-            facts.append(("energy", f"{joules} [{low}, {high}], {format_si(e.power_w, 'W')}, {e.source}, {e.scope}"))
-        facts += [(name, _telemetry(name, value)) for name, value in m.telemetry.items()]
+    facts = list(_measured(record, large)) if record.measurement else []
     if record.bound_s:
         facts.append(("bound", f"{format_time(record.bound_s)} by {record.bound_by}"))
-    if record.work:
+    if record.work and not large:
         facts.append(("work", f"{format_si(record.work.total_flops, 'OP')}, {format_si(record.work.bytes_at(), 'B')}"))
     facts += [("device", record.device), ("data, seed", f"{record.case.data}, {record.seed}")]
     if record.started_at:
         facts.append(("started", f"{record.started_at}, {format_si(record.wall_s, 's')} in all"))
     facts.append(("key", record.case.key + (f" {record.variant}" if record.variant else "")))
-    return [text for fact in facts for text in fact]
+    return [text for fact in facts if not large or fact[0] in _BRIEF for text in fact]
+
+
+def _measured(record: Record, large: bool) -> Iterator[tuple[str, str]]:
+    """The facts of a measurement."""
+    m = record.measurement
+    if m is None:
+        return
+    s, calls = m.stats, f"{m.calls_per_sample} call{'s' if m.calls_per_sample > 1 else ''}"
+    yield "median", f"{format_time(s.median_s)} [{format_time(s.lo_s)}, {format_time(s.hi_s)}]"
+    if not large:
+        yield "p5, p95, p99", ", ".join(format_time(v) for v in (s.p5_s, s.p95_s, s.p99_s))
+        yield "min, mean, max", ", ".join(format_time(v) for v in (s.min_s, s.mean_s, s.max_s))
+        yield "IQR", format_time(s.iqr_s)
+    yield "samples", f"{s.n} of {calls} each; stopped: {m.stop.replace('_', ' ')}"
+    if not large:
+        yield "warm-up", f"{m.warmup_calls} calls, {format_time(m.warmup_s)}, {m.warmup_stop}"
+        yield "first call", format_time(m.first_call_s)
+        yield "buffer sets", str(m.rotations)
+        yield "timer", f"{m.timer}, {format_time(m.timer_overhead_s)} a reading"
+    if m.check:
+        error = f"{m.check.error:.2g}" if math.isfinite(m.check.error) else "not a number"
+        verdict = "passed" if m.check.passed else "failed"
+        yield "check", f"{verdict}: error {error}, tolerance {m.check.tolerance:.2g}, {m.check.method}"
+    if m.energy:
+        e = m.energy
+        joules, low, high = (format_si(v, "J") for v in (e.energy_j, e.energy_lo_j, e.energy_hi_j))
+        yield "energy", f"{joules} [{low}, {high}], {format_si(e.power_w, 'W')}, {e.source}, {e.scope}"
+    for name, value in m.telemetry.items():
+        yield name, _telemetry(name, value)
 
 
 def _telemetry(name: str, value: float) -> str:

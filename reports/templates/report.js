@@ -1,5 +1,6 @@
 "use strict";
-// The page works without this script; with it, the table sorts and filters, rows unfold, points tell what they are.
+// The page can be read without this script; with it, the table sorts and filters, rows unfold, points tell what they
+// are, and what is filtered out fades in the figures.
 (() => {
   const get = (id) => document.getElementById(id);
   const el = (tag, text, cls) => {
@@ -34,33 +35,136 @@
   };
   document.querySelectorAll(".copy").forEach(copying);
 
+  // ---- print: what is folded must be on paper ------------------------------------------------------------------
+  const folded = [];
+  const unfold = () => document.querySelectorAll("details:not([open])").forEach((d) => { folded.push(d); d.open = true; });
+  const refold = () => { for (const d of folded.splice(0)) d.open = false; };
+
   const table = get("table");
-  if (!table) return;
-  const data = JSON.parse(get("payload").textContent);
-  // Texts that records share stand once in a list; samples are per mille of the median, less 1000.
-  for (const d of data.details) {
-    for (const name of ["l", "c", "w", "r"]) if (d[name]) d[name] = d[name].map((t) => typeof t === "number" ? data.strings[t] : t);
-    d.l = d.l.join(" ");
-    d.c = d.c.join(" ");
-    if (d.s) d.s = d.s.map((v) => v + 1000);
+  if (!table) {
+    addEventListener("beforeprint", unfold);
+    addEventListener("afterprint", refold);
+    return;
   }
+  const data = JSON.parse(get("payload").textContent);
+  data.values = data.values.map((pairs) => {
+    const row = new Array(data.columns.length).fill(null);
+    for (let p = 0; p < pairs.length; p += 2) row[pairs[p]] = pairs[p + 1];
+    return row;
+  });
+  const WHOLE = 400; // rows up to which the table is drawn as a whole; of longer ones only what is in sight
+  const PRINTED = 2000; // most rows on paper
+  const count = data.anchors.length;
   const body = table.tBodies[0], form = get("filters"), heads = [...table.tHead.rows[0].cells];
-  const rows = data.anchors.map((id) => get(id));
+  const scroller = table.parentNode, bad = data.columns.indexOf("status");
   const index = new Map(data.anchors.map((id, i) => [id, i]));
   const column = new Map(data.columns.map((name, i) => [name, i]));
-  const texts = rows.map((row, i) => [...row.cells].map((cell) => cell.textContent)
-    .concat(data.details[i].l, data.details[i].r || []).join(" ").toLowerCase());
+  const told = new Map(data.told.map((j, k) => [j, k]));
   const state = { row: "", q: "", sort: "", dir: "asc", filters: {} };
+  // Texts that records share stand once in a list; samples are per mille of the median, less 1000.
+  const word = (t) => typeof t === "number" ? data.strings[t] : t;
+  const words = (i, name) => (data.details[i][name] || []).map(word);
+  const label = (i) => words(i, "l").join(" ");
+  const textOf = (i, j) => told.has(j) ? data.texts[i][told.get(j)] : String(data.values[i][j] ?? "");
+  let searched;
+  const searchable = () => searched ??= data.anchors.map((_, i) => [data.numbers[i], ...data.columns.map((_, j) => textOf(i, j)),
+    label(i), ...words(i, "r")].join(" ").toLowerCase());
 
-  rows.forEach((row, i) => {
-    const button = el("button", row.cells[0].textContent, "no");
+  // ---- rows: made when they come into sight ---------------------------------------------------------------------
+  const open = new Map(); // record -> its details
+  const made = new Map();
+  let view = data.anchors.map((_, i) => i), place = new Map(), drawn = "", high = 0, printing = false;
+
+  const rowOf = (i) => {
+    let row = made.get(i);
+    if (row) return row;
+    if (made.size > 3000) made.clear();
+    row = el("tr", undefined, data.values[i][bad] === "ok" ? "" : "bad");
+    row.id = data.anchors[i];
+    row.setAttribute("aria-rowindex", i + 2);
+    const cell = el("td", undefined, "num"), button = el("button", String(data.numbers[i]), "no");
     button.type = "button";
     button.setAttribute("aria-expanded", "false");
     button.setAttribute("aria-label", "Record " + button.textContent + ", details");
     button.addEventListener("click", () => toggle(i));
-    row.cells[0].replaceChildren(button);
-    data.numeric.forEach((numeric, j) => { if (numeric) row.cells[j + 1].className = "num"; });
-  });
+    cell.append(button);
+    row.append(cell, ...data.columns.map((_, j) => el("td", textOf(i, j), data.numeric[j] ? "num" : "")));
+    made.set(i, row);
+    return row;
+  };
+
+  const topOf = (k) => {
+    let top = k * high;
+    for (const [i, more] of open) if (place.get(i) < k) top += more.offsetHeight || Number(more.dataset.high) || 0;
+    return top;
+  };
+  const at = (y) => { // the row at a height: few are open, so two or three guesses find it
+    let k = Math.floor(y / high);
+    while (k > 0 && topOf(k) > y) k = Math.max(0, k - Math.max(1, Math.floor((topOf(k) - y) / high)));
+    return Math.min(Math.max(k, 0), view.length);
+  };
+  const pad = (height) => {
+    const row = el("tr", undefined, "pad"), cell = el("td");
+    cell.colSpan = heads.length;
+    cell.style.height = height + "px";
+    row.append(cell);
+    return row;
+  };
+
+  const draw = (force) => {
+    for (const more of open.values()) if (more.isConnected) more.dataset.high = more.offsetHeight;
+    const all = printing || view.length <= WHOLE || !high;
+    let from = 0, to = Math.min(view.length, printing ? PRINTED : high ? WHOLE : 30);
+    if (!all) {
+      from = Math.max(0, at(scroller.scrollTop) - 25);
+      to = Math.min(view.length, at(scroller.scrollTop + scroller.clientHeight) + 40);
+    }
+    const key = from + " " + to;
+    if (!force && key === drawn) return;
+    drawn = key;
+    const active = document.activeElement, nodes = [];
+    const above = all ? 0 : topOf(from), below = all ? 0 : Math.max(0, topOf(view.length) - topOf(to));
+    if (above) nodes.push(pad(above));
+    for (const i of view.slice(from, to)) {
+      nodes.push(rowOf(i));
+      if (open.has(i)) nodes.push(open.get(i));
+    }
+    if (below) nodes.push(pad(below));
+    if (printing && to < view.length) {
+      const rest = pad(20);
+      rest.firstChild.textContent = (view.length - to) + " further records are in the run folder.";
+      nodes.push(rest);
+    }
+    body.replaceChildren(...nodes);
+    if (active && active !== document.activeElement && active.isConnected) active.focus({ preventScroll: true });
+    if (!high && body.firstChild) {
+      const boxes = [...body.rows].slice(0, 30).map((row) => row.getBoundingClientRect()).filter((box) => box.height);
+      high = boxes.length ? (boxes[boxes.length - 1].bottom - boxes[0].top) / boxes.length : 26; // no whole number
+      draw(true);
+    }
+  };
+  if (count > WHOLE) { // widths must not change while scrolling: as wide as the longest text of each column
+    heads.forEach((head, h) => {
+      let most = 0;
+      for (let i = 0; i < count; i++) most = Math.max(most, h ? textOf(i, h - 1).length : 6);
+      head.style.minWidth = Math.min(most, 40) * 0.62 + 1.5 + "em";
+    });
+  }
+  let waiting = false;
+  scroller.addEventListener("scroll", () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; draw(false); });
+  }, { passive: true });
+  const print = (on) => {
+    if (on === printing) return;
+    printing = on;
+    if (on) unfold(); else refold();
+    draw(true);
+  };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
+  matchMedia("print").addEventListener("change", (event) => print(event.matches));
 
   // ---- details of a row --------------------------------------------------------------------------------------
   const sparkline = (samples) => {
@@ -82,32 +186,33 @@
 
   const detail = (i) => {
     const d = data.details[i], row = el("tr", undefined, "detail"), cell = el("td"), inner = el("div", undefined, "inner");
+    const reason = words(i, "r"), samples = d.s && d.s.map((v) => v + 1000);
     row.id = "d" + data.anchors[i].slice(1);
     cell.colSpan = heads.length;
-    inner.append(el("h4", d.l));
-    if (d.r) inner.append(el("p", d.r[1] + " (" + d.r[0] + ")", "flag"));
+    inner.append(el("h4", label(i)));
+    if (reason.length) inner.append(el("p", reason[1] + " (" + reason[0] + ")", "flag"));
     for (const [code, message] of d.f || []) {
       const p = el("p", undefined, "flag");
       p.append(el("b", code.replaceAll("_", " ")), ": " + message + " - " + (data.flags[code] || "unknown flag"));
       inner.append(p);
     }
     const list = el("dl", undefined, "facts");
-    const facts = [...d.w, ...(data.environment ? ["environment", data.environment] : [])];
+    const facts = [...words(i, "w"), ...(data.environment ? ["environment", data.environment] : [])];
     for (let j = 0; j < facts.length; j += 2) {
       const pair = el("div");
       pair.append(el("dt", facts[j]), el("dd", facts[j + 1]));
       list.append(pair);
     }
     inner.append(list);
-    if (d.s && d.s.length > 1) {
-      const low = (Math.min(...d.s) / 10 - 100).toFixed(1), high = (Math.max(...d.s) / 10 - 100).toFixed(1);
-      const some = d.s.length < d.n ? d.s.length + " of " + d.n + " samples" : d.n + " samples";
-      inner.append(sparkline(d.s), el("p", some + " in the order taken, from " + low + " % to +" + high + " % of the median (dashed).", "note"));
-    }
+    if (samples && samples.length > 1) {
+      const low = (Math.min(...samples) / 10 - 100).toFixed(1), most = (Math.max(...samples) / 10 - 100).toFixed(1);
+      const some = samples.length < d.n ? samples.length + " of " + d.n + " samples" : d.n + " samples";
+      inner.append(sparkline(samples), el("p", some + " in the order taken, from " + low + " % to +" + most + " % of the median (dashed).", "note"));
+    } else if (data.large && d.n) inner.append(el("p", "This run is too large to carry samples here: they are in its records.jsonl, under the key above.", "note"));
     inner.append(el("p", "This command measures it again:", "note"));
     const command = el("div", undefined, "command"), button = el("button", "Copy", "copy");
     button.type = "button";
-    command.append(el("code", d.c), button);
+    command.append(el("code", words(i, "c").join(" ")), button);
     copying(button);
     inner.append(command);
     cell.append(inner);
@@ -115,22 +220,23 @@
     return row;
   };
 
-  const toggle = (i, open) => {
-    const row = rows[i], button = row.cells[0].firstChild, isOpen = row.classList.contains("open");
-    if (open === undefined) open = !isOpen;
-    if (open === isOpen) return;
-    row.classList.toggle("open", open);
-    button.setAttribute("aria-expanded", String(open));
-    if (open) {
+  const toggle = (i, wanted) => {
+    const row = rowOf(i), button = row.cells[0].firstChild, isOpen = open.has(i);
+    if (wanted === undefined) wanted = !isOpen;
+    if (wanted === isOpen) return;
+    row.classList.toggle("open", wanted);
+    button.setAttribute("aria-expanded", String(wanted));
+    if (wanted) {
       const more = detail(i);
-      row.after(more);
+      open.set(i, more);
       button.setAttribute("aria-controls", more.id);
       state.row = data.anchors[i];
     } else {
-      row.nextElementSibling.remove();
+      open.delete(i);
       button.removeAttribute("aria-controls");
       if (state.row === data.anchors[i]) state.row = "";
     }
+    draw(true);
     writeUrl();
   };
 
@@ -140,11 +246,21 @@
       const value = String(data.values[i][column.get(name)] ?? "");
       if (name === "flags" ? !value.split(" ").includes(wanted) : value !== wanted) return false;
     }
-    return state.q.toLowerCase().split(/\s+/).every((word) => texts[i].includes(word));
+    return !state.q || state.q.toLowerCase().split(/\s+/).every((part) => searchable()[i].includes(part));
   };
 
+  // Points of records that the filter leaves out fade: the figures show what the table shows.
+  let marks;
+  const fade = (shown) => {
+    if (!shown && !marks) return;
+    marks ??= [...document.querySelectorAll('svg.plot a[href^="#r-"]')].map((a) => [a, index.get(a.getAttribute("href").slice(1))]);
+    for (const [a, i] of marks) a.classList.toggle("off", shown ? !shown.has(i) : false);
+  };
+  const chip = get("chip");
+  chip.lastElementChild.addEventListener("click", () => { state.q = ""; state.filters = {}; fillForm(); apply(); writeUrl(); });
+
   const apply = () => {
-    const order = rows.map((_, i) => i), c = column.get(state.sort), sign = state.dir === "desc" ? -1 : 1;
+    const order = data.anchors.map((_, i) => i), c = column.get(state.sort), sign = state.dir === "desc" ? -1 : 1;
     if (c !== undefined) {
       order.sort((a, b) => {
         const x = data.values[a][c] ?? "", y = data.values[b][c] ?? "";
@@ -152,22 +268,22 @@
         return sign * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y))) || a - b;
       });
     } else if (sign < 0) order.reverse();
-    let count = 0;
-    const nodes = document.createDocumentFragment();
-    for (const i of order) {
-      const row = rows[i], more = row.classList.contains("open") ? row.nextElementSibling : null, shown = passes(i);
-      row.hidden = !shown;
-      nodes.append(row);
-      if (more) { more.hidden = !shown; nodes.append(more); }
-      count += shown;
+    const narrowed = state.q || Object.keys(state.filters).length;
+    view = narrowed ? order.filter(passes) : order;
+    place = new Map(view.map((i, k) => [i, k]));
+    draw(true);
+    fade(narrowed ? new Set(view) : null);
+    chip.hidden = !narrowed;
+    if (narrowed) {
+      const given = [...Object.entries(state.filters).map(([n, v]) => n.replace("p.", "") + " " + v.replaceAll("_", " ")), ...(state.q ? ["\u201c" + state.q + "\u201d"] : [])];
+      chip.firstElementChild.textContent = given.join(", ") + ": " + view.length + " of " + count + " records; others are faded in the figures.";
     }
-    body.append(nodes);
     for (const head of heads) {
       const on = (data.columns[head.dataset.c] ?? "number") === (state.sort || "number");
       if (on && (state.sort || sign < 0)) head.setAttribute("aria-sort", sign < 0 ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     }
-    get("shown").textContent = count + " of " + rows.length + " records";
+    get("shown").textContent = view.length + " of " + count + " records";
   };
 
   // ---- state in the URL: #r-<key>?dtype=bf16&sort=time_s&dir=desc&q=words --------------------------------------
@@ -176,13 +292,13 @@
     if (state.q) query.set("q", state.q);
     if (state.sort) query.set("sort", state.sort);
     if (state.dir === "desc") query.set("dir", "desc");
-    const text = query.toString(), place = state.row || (text ? "records" : "");
-    const hash = place + (text ? "?" + text : "");
+    const text = query.toString(), where = state.row || (text ? "records" : "");
+    const hash = where + (text ? "?" + text : "");
     if (location.hash.slice(1) !== hash) history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
   };
 
   const readUrl = () => {
-    const [place, text] = location.hash.slice(1).split(/\?(.*)/s);
+    const [target, text] = location.hash.slice(1).split(/\?(.*)/s);
     const query = new URLSearchParams(text || "");
     if (text !== undefined) { // a link without a query keeps what is set
       state.q = query.get("q") || "";
@@ -190,17 +306,22 @@
       state.dir = query.get("dir") === "desc" ? "desc" : "asc";
       state.filters = Object.fromEntries(data.filters.filter((name) => query.get(name)).map((name) => [name, query.get(name)]));
     }
-    const i = index.get(place);
+    const i = index.get(target);
     if (i !== undefined && !passes(i)) { state.q = ""; state.filters = {}; } // a link leads to its record, always
     fillForm();
     apply();
     if (i !== undefined) {
-      state.row = place;
+      state.row = target;
       toggle(i, true);
       writeUrl();
-      rows[i].scrollIntoView({ block: "center" });
-      rows[i].cells[0].firstChild.focus({ preventScroll: true });
-    } else if (text !== undefined && get(place)) get(place).scrollIntoView();
+      scroller.scrollTop = Math.max(0, topOf(place.get(i)) - scroller.clientHeight / 3);
+      draw(false);
+      rowOf(i).scrollIntoView({ block: "center" });
+      rowOf(i).cells[0].firstChild.focus({ preventScroll: true });
+    } else if (get(target)) {
+      for (let box = get(target).closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+      if (text !== undefined) get(target).scrollIntoView();
+    }
   };
 
   const fillForm = () => {
@@ -236,12 +357,11 @@
     return href ? index.get(href.slice(1)) : undefined;
   };
   const say = (i) => {
-    const cells = [...rows[i].cells].map((cell) => cell.textContent);
     const about = ["time_s", "half_width", "flops_per_s", "share", "efficiency"].map((name) => {
       const c = column.get(name);
-      return c !== undefined && cells[c + 1] ? heads[c + 1].textContent + " " + cells[c + 1] : "";
+      return c !== undefined && textOf(i, c) ? heads[c + 1].textContent + " " + textOf(i, c) : "";
     });
-    return data.details[i].l + "\n" + about.filter(Boolean).join(", ");
+    return label(i) + "\n" + about.filter(Boolean).join(", ");
   };
   document.addEventListener("pointerover", (event) => {
     const i = recordOf(event);

@@ -132,23 +132,28 @@ class Run:
                 raise SchemaError(f"{path}, line {len(planned) + 1} is damaged", why=str(error)) from None
         return planned
 
-    def records(self) -> Iterator[Record]:
+    def records(self, *, lenient: bool = False) -> Iterator[Record]:
         """The records of all writers, one at a time (a run may be larger than memory).
 
         Bounds are derived, not measured: they are computed anew from each record's work and the ceilings that the
         run ended with. A torn last line is left out and noted in :attr:`warnings`.
 
+        Args:
+            lenient: leave out and note every line that cannot be read, not only a torn last one. For looking at a
+                run; what learns from it or compares it must not miss rows unawares.
+
         Raises:
-            SchemaError: a record of a newer schema, or damage before the last line.
+            SchemaError: a record of a newer schema, or damage before the last line, unless ``lenient``.
         """
         device = self.device if self.manifest.get("device") else None
-        return self.each(lambda line: _bounded(Record.from_json(line), device))
+        return self.each(lambda line: _bounded(Record.from_json(line), device), lenient=lenient)
 
-    def each(self, convert: Callable[[str], T]) -> Iterator[T]:
+    def each(self, convert: Callable[[str], T], *, lenient: bool = False) -> Iterator[T]:
         """What a function makes of each line of the records; see :meth:`records`.
 
         Args:
             convert: takes a line, and raises :class:`~wattline.errors.SchemaError` where it is no record.
+            lenient: see :meth:`records`.
         """
         for path in sorted(self.path.glob("records*.jsonl")):
             for line, number, last in _numbered(path):
@@ -157,6 +162,12 @@ class Run:
                 except SchemaError as error:
                     if last and not line.endswith("\n"):
                         warning = f"{path.name}: the last line is torn and was left out"
+                        if warning not in self.warnings:
+                            self.warnings.append(warning)
+                        continue
+                    if lenient:
+                        why = f", {error.why}" if error.why else ""
+                        warning = f"{path.name}, line {number} cannot be read and was left out: {error.what}{why}"
                         if warning not in self.warnings:
                             self.warnings.append(warning)
                         continue

@@ -300,3 +300,15 @@ def test_a_run_that_never_met_its_device_says_how_to_go_on(tmp_path: Path) -> No
         pass
     with pytest.raises(SchemaError, match="--resume"):
         _ = Run(tmp_path / "r").device
+
+
+def test_a_lenient_reader_leaves_out_what_it_cannot_read(folder: Path) -> None:
+    path = folder / RECORDS
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(["{damaged\n", *lines]), encoding="utf-8")
+    with pytest.raises(SchemaError, match="line 1"):
+        list(Run(folder).records())
+    run = Run(folder)
+    assert len(list(run.records(lenient=True))) == len(lines)
+    assert len(run.warnings) == 1
+    assert "line 1 cannot be read and was left out" in run.warnings[0]

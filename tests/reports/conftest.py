@@ -359,6 +359,24 @@ def fill() -> Callable[..., Iterator[Record]]:
     return fill_records
 
 
+@pytest.fixture(scope="session")
+def write() -> Callable[..., Path]:
+    """Writes a run of given records into a folder of the caller's."""
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def planned_cases() -> Callable[..., list[PlannedCase]]:
+    """The cases of the big run, for fixtures of the session."""
+    return plan_of
+
+
+@pytest.fixture(scope="session")
+def filled() -> Callable[..., Iterator[Record]]:
+    """A record for each case, for fixtures of the session."""
+    return fill_records
+
+
 @pytest.fixture
 def with_facts() -> Callable[..., Record]:
     """A record of any operation with given time, facts and parameters."""

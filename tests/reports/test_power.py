@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wattline.reports import findings, power, write_report
+from wattline.reports import findings, findings_energy, power, write_report
 from wattline.reports.data import ReportData
 from wattline.reports.figures_power import pareto
 from wattline.reports.figures_traces import MOST_POINTS, thinned
@@ -121,3 +122,18 @@ def test_thinning_keeps_every_peak() -> None:
     assert len(kept) <= MOST_POINTS
     assert (max(kept), min(kept)) == (900.0, -3.0)
     assert times == sorted(times)
+
+
+def test_two_readings_that_disagree_are_told(metered_run: Path, tmp_path: Path) -> None:
+    (sure,) = [f for f in findings_energy.find(ReportData.read(metered_run)) if f.kind == "energy_sure"]
+    # Cross check 0.4 %; the interval spans from 93 to 108 %.
+    assert sure.title == "The counter and the integrated power agree to 0.4 %: treat joules as +-7.5 %."
+    assert sure.quiet
+    assert "gain, 5.0 %" in sure.text
+    other = tmp_path / "other"
+    shutil.copytree(metered_run, other)
+    text = (other / "records.jsonl").read_text(encoding="utf-8")
+    (other / "records.jsonl").write_text(text.replace('"cross_check":0.004', '"cross_check":0.04'), encoding="utf-8")
+    (sure,) = [f for f in findings_energy.find(ReportData.read(other)) if f.kind == "energy_sure"]
+    assert sure.title.startswith("The counter and the integrated power disagree by 4.0 %: treat joules as +-")
+    assert not sure.quiet

@@ -11,7 +11,7 @@ import pytest
 
 from wattline.reports.data import ReportData
 from wattline.reports.evaluated import prediction_of
-from wattline.reports.predicted import Prediction, figures
+from wattline.reports.predicted import Prediction, figures, wilson
 
 FRAME = pd.DataFrame(
     {
@@ -53,7 +53,7 @@ def test_the_finding_names_the_roofline_beside_it() -> None:
 
 
 def test_points_without_a_record_are_drawn_but_not_linked() -> None:
-    against, signed = figures(Prediction(FRAME, 0.9, "by hand"))
+    against, signed, *_ = figures(Prediction(FRAME, 0.9, "by hand"))
     assert [panel.count("<a href=") for panel in against.panels] == [3, 3]
     assert "#r-4" in signed.panels[0]
 
@@ -109,4 +109,26 @@ def test_a_run_that_chose_its_cases_shows_the_error_on_the_way() -> None:
     assert "target of 8 %, which was reached" in sampled.caption
     assert "(20 in the end)" in sampled.caption
     short = {**sampling, "steps": steps[:1]}
-    assert len(figures(Prediction(FRAME, 0.9, "by hand", sampling=short))) == 2
+    shown = [figure.title for figure in figures(Prediction(FRAME, 0.9, "by hand", sampling=short))]
+    assert "Error while sampling" not in shown
+
+
+def test_errors_inside_and_outside_the_domain_are_told_apart() -> None:
+    domain = next(f for f in figures(Prediction(FRAME, 0.9, "by hand")) if f.id == "domain")
+    labels = [label for _, label in domain.lines]
+    assert labels == ["in the domain (3)", "outside the domain (1)", "roofline, all rows (4)"]
+    within = Prediction(FRAME.assign(in_domain=True), 0.9, "by hand")
+    assert "Every row of this run lies in the domain" in next(f for f in figures(within) if f.id == "domain").caption
+
+
+def test_coverage_is_drawn_for_groups_of_some_size() -> None:
+    assert "coverage" in [f.id for f in figures(Prediction(FRAME, 0.9, "by hand"))]
+    bare = FRAME.assign(lo_s=float("nan"), hi_s=float("nan"))
+    assert "coverage" not in [f.id for f in figures(Prediction(bare, 0.9, "by hand"))]
+
+
+def test_the_interval_of_wilson() -> None:
+    # 8 of 10 at z = 1.96: the textbook's 0.490 to 0.943.
+    assert wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)
+    assert wilson(1.0, 5)[1] == pytest.approx(1.0)
+    assert 0 < wilson(0.0, 5)[1] < 0.5

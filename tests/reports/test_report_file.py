@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from wattline.errors import SchemaError, StorageError
-from wattline.reports import write_report
+from wattline.reports import tables, write_report
 
 MANIFEST = (
     "device",
@@ -269,6 +270,54 @@ def test_an_interrupted_run_counts_what_is_missing(
     text = write_report(run).read_text(encoding="utf-8")
     assert re.search(r"<td>Not reached</td><td class=\"num\">2</td>", text)
     assert "the last line is torn" in text
+
+
+def test_a_run_that_lost_its_plan_says_so(
+    run_of: Callable[..., Path], make_case: Callable[..., Any], make_record: Callable[..., Any]
+) -> None:
+    run = run_of([make_record(make_case(64, 64, 64))])
+    (run / "plan.jsonl").unlink()
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "has lost its plan" in text
+    assert Outline(text).faults == []
+
+
+def test_records_of_a_newer_version_are_told_on_the_page(
+    run_of: Callable[..., Path], make_case: Callable[..., Any], make_record: Callable[..., Any]
+) -> None:
+    run = run_of([make_record(make_case(n, n, n)) for n in (64, 128)])
+    lines = (run / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[0] = json.dumps({**json.loads(lines[0]), "schema": 999})
+    (run / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "records.jsonl, line 1 cannot be read and was left out" in text
+    assert len(payload_of(text)["anchors"]) == 1
+
+
+def test_missing_traces_cost_their_figures_only(metered_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(metered_run, other)
+    shutil.rmtree(other / "traces")
+    text = write_report(other).read_text(encoding="utf-8")
+    assert "Nothing was sampled over time in this run" in text
+    assert 'id="energy-time"' in text
+
+
+def test_of_a_large_run_the_script_draws_the_rows(
+    monkeypatch: pytest.MonkeyPatch, run_of: Callable[..., Path], make_case: Callable[..., Any],
+    make_record: Callable[..., Any],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tables, "STATIC", 2)
+    monkeypatch.setattr(tables, "LARGE", 2)
+    text = write_report(run_of([make_record(make_case(n, n, n)) for n in (64, 128, 256)])).read_text(encoding="utf-8")
+    assert len(re.findall(r'<tr id="r-', text)) == 2
+    assert "so do all rows after the first 2" in text
+    data = payload_of(text)
+    assert data["large"]
+    assert len(data["anchors"]) == len(data["values"]) == len(data["texts"]) == 3
+    for detail in data["details"]:
+        assert "s" not in detail, "samples stay in the run folder"
+        assert detail["w"][::2] == ["median", "samples", "check", "bound", "started", "key"]
 
 
 def test_energy_columns_and_their_absence(

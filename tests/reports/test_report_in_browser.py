@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,11 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
-SECTIONS = ("findings", "unmeasured", "speed", "power", "trust", "predictor", "records", "method")
-FIGURES = ("roofline", "heat", "line", "regimes", "skinny", "noise", "aa", "predicted", "signed", "learning")
+SECTIONS = ("findings", "slow", "unmeasured", "speed", "power", "trust", "predictor", "records", "method")
+FIGURES = (
+    "roofline", "gap", "waterline", "clock", "heat", "line", "regimes", "skinny", "noise", "aa", "predicted", "signed",
+    "domain", "coverage", "learning",
+)  # fmt: skip
 POWER = (
     "power-run", "power-case", "energy-time", "energy-flop", "energy-levels", "energy-budget", "energy-caps",
 )  # fmt: skip
@@ -42,7 +48,7 @@ const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
   const node = walker.currentNode, parent = node.parentElement;
   const apart = '.records tbody, .hidden, .skip, script, style, noscript, option, [hidden]';
-  if (!node.data.trim() || parent.closest(apart)) continue;
+  if (!node.data.trim() || parent.closest(apart) || !parent.checkVisibility()) continue;
   const range = document.createRange();
   range.selectNodeContents(node);
   for (const r of range.getClientRects()) {
@@ -74,6 +80,7 @@ def driver() -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     found = webdriver.Chrome(options=options, service=Service(server))
+    found.set_script_timeout(180)
     found.execute_cdp_cmd(
         "Page.addScriptToEvaluateOnNewDocument", {"source": "window.alert = () => { window.alerted = true; };"}
     )
@@ -123,7 +130,10 @@ def shown_rows(driver: Any) -> list[str]:
 
 
 def payload(driver: Any) -> dict[str, Any]:
-    return dict(driver.execute_script("return JSON.parse(document.getElementById('payload').textContent)"))
+    data = dict(driver.execute_script("return JSON.parse(document.getElementById('payload').textContent)"))
+    pairs = [dict(zip(row[::2], row[1::2], strict=True)) for row in data["values"]]
+    data["values"] = [[row.get(j) for j in range(len(data["columns"]))] for row in pairs]
+    return data
 
 
 def column(driver: Any, name: str) -> list[Any]:
@@ -351,6 +361,8 @@ def test_nothing_overlaps_or_overflows(
 ) -> None:
     driver = page(width=width, path=both_reports[which])
     assert driver.execute_script(OVERLAPS) == []
+    driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert driver.execute_script(OVERLAPS) == []
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     outside = driver.execute_script(
         "return [...document.querySelectorAll('svg.plot text')].filter(t => { const r = t.getBoundingClientRect(),"
@@ -377,10 +389,7 @@ def test_an_unfolded_row_fits_the_screen(page: Callable[..., Any], width: int) -
 def test_axe_finds_no_serious_fault(
     page: Callable[..., Any], both_reports: dict[str, Path], width: int, theme: str, which: str
 ) -> None:
-    cached = Path(__file__).resolve().parents[1] / ".cache" / "axe.min.js"
-    source = Path(os.environ.get("WATTLINE_AXE", cached))
-    if not source.is_file():
-        pytest.skip("axe-core is not there: run tests/tools/fetch_axe.sh, or set WATTLINE_AXE to axe.min.js")
+    source = Path(__file__).resolve().parents[1] / "vendor" / "axe-core" / "axe.min.js"
     driver = page(width=width, theme=theme, path=both_reports[which])
     driver.execute_script("document.querySelector('#table button.no').click()")
     driver.execute_script(source.read_text(encoding="utf-8"))
@@ -410,6 +419,155 @@ def test_print_shows_the_whole_table(page: Callable[..., Any]) -> None:
         assert not driver.find_element(By.ID, "filters").is_displayed()
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_everything_that_is_folded_is_printed(page: Callable[..., Any], both_reports: dict[str, Path]) -> None:
+    for path in both_reports.values():
+        driver = page(path=path)
+        drawings = driver.execute_script("return document.querySelectorAll('svg.plot').length")
+        folded = driver.execute_script("return document.querySelectorAll('details').length")
+        assert folded > 0
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        try:
+            everything = (By.CSS_SELECTOR, "details[open]")
+            WebDriverWait(driver, 10).until(lambda d, n=folded, e=everything: len(d.find_elements(*e)) == n)
+            seen = "[...document.querySelectorAll('svg.plot')].filter(s => s.checkVisibility()"
+            seen += " && s.getBoundingClientRect().height > 40).length"
+            assert driver.execute_script(f"return {seen}") == drawings
+        finally:
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        WebDriverWait(driver, 10).until(lambda d: not d.find_elements(By.CSS_SELECTOR, "details[open]"))
+
+
+def test_it_prints_to_a_pdf(page: Callable[..., Any], both_reports: dict[str, Path]) -> None:
+    driver = page(path=both_reports["metered"])
+    made = driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "generateTaggedPDF": True})
+    pdf = base64.b64decode(made["data"])
+    assert pdf.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 5
+    images = len(driver.find_elements(By.CSS_SELECTOR, "svg.plot g[role=img]"))
+    assert len(re.findall(rb"/S\s*/Figure\b", pdf)) >= images, "every drawing, with its text for all readers"
+
+
+@pytest.fixture(scope="session")
+def long_report(tmp_path_factory: pytest.TempPathFactory, write: Any, planned_cases: Any, filled: Any) -> Path:
+    """The report of a run of 1,200 records, more than the table draws at a time."""
+    plan = planned_cases()
+    fills = ("uniform", "normal", "zeros", "integers", "sparse")
+    cases = [replace(p, case=replace(p.case, data=fill)) for fill in fills for p in plan]
+    records = list(filled(cases[:1200]))[:1200]
+    return write_report(write(tmp_path_factory.mktemp("long") / "long", records))
+
+
+def test_a_long_table_draws_what_is_in_sight(page: Callable[..., Any], long_report: Path) -> None:
+    driver = page(path=long_report)
+    anchors = payload(driver)["anchors"]
+    assert len(anchors) == 1200
+    assert driver.find_element(By.ID, "table").get_attribute("aria-rowcount") == "1201"
+    assert shown_rows(driver)[0] == anchors[0]
+    assert len(shown_rows(driver)) < 200
+    high = "return document.querySelector('.scroll.tall').scrollHeight"
+    before = driver.execute_script(high)
+    driver.execute_script("const s = document.querySelector('.scroll.tall'); s.scrollTop = s.scrollHeight")
+    WebDriverWait(driver, 5).until(lambda d: shown_rows(d)[-1] == anchors[-1])
+    assert abs(driver.execute_script(high) - before) <= 2, "the bar does not jump while it is dragged"
+    last = driver.find_element(By.ID, anchors[-1])
+    assert last.get_attribute("aria-rowindex") == "1201"
+    head(driver, "Time").click()
+    driver.execute_script("document.querySelector('.scroll.tall').scrollTop = 0")
+    WebDriverWait(driver, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#table tr.pad ~ tr.pad") == [])
+    data = payload(driver)
+    place = data["columns"].index("time_s")
+    least = min(values[place] for values in data["values"] if values[place] is not None)
+    assert column(driver, "time_s")[0] == least
+    assert driver.get_log("browser") == []
+
+
+def test_a_deep_link_into_a_long_table(page: Callable[..., Any], long_report: Path) -> None:
+    driver = page(path=long_report)
+    anchor = payload(driver)["anchors"][1100]
+    driver = page(anchor, path=long_report)
+    assert driver.find_element(By.ID, "d" + anchor[1:]).is_displayed()
+    top = driver.execute_script("return document.getElementById(arguments[0]).getBoundingClientRect().top", anchor)
+    assert 0 <= top <= 900
+    driver.execute_script("const s = document.querySelector('.scroll.tall'); s.scrollTop = 0")
+    WebDriverWait(driver, 5).until(lambda d: not d.find_elements(By.ID, anchor))
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        WebDriverWait(driver, 10).until(lambda d: len(shown_rows(d)) == 1200, "paper holds all rows")
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_cells_made_by_the_script_say_what_the_page_said(page: Callable[..., Any], report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    driver = page()
+    static = re.findall(r'<tr id="(r-[^"]+)"[^>]*>(.*?)\n', text)
+    assert len(static) > 200
+    script = "return [...document.getElementById(arguments[0]).cells].map(c => c.textContent)"
+    for anchor, cells in [*static[:5], *static[-60:]]:
+        said = [html.unescape(cell) for cell in cells.split("<td>")[1:]]
+        assert driver.execute_script(script, anchor) == said
+
+
+def test_what_is_filtered_out_fades_in_the_figures(page: Callable[..., Any]) -> None:
+    driver = page("records?dtype=bf16")
+    kept = set(shown_rows(driver))
+    script = (
+        "return [...document.querySelectorAll('svg.plot a')]"
+        ".map(a => [a.getAttribute('href'), a.classList.contains('off')])"
+    )
+    for href, off in driver.execute_script(script):
+        assert off == (href[1:] not in kept)
+    chip = driver.find_element(By.ID, "chip")
+    assert f"dtype bf16: {len(kept)} of " in chip.text
+    chip.find_element(By.TAG_NAME, "button").click()
+    assert not chip.is_displayed()
+    assert driver.find_elements(By.CSS_SELECTOR, "svg.plot a.off") == []
+    assert current_hash(driver) == ""
+
+
+def test_a_slow_case_leads_to_its_record(page: Callable[..., Any]) -> None:
+    driver = page()
+    link = driver.find_element(By.CSS_SELECTOR, "#slow tbody a")
+    anchor = link.get_attribute("href").partition("#")[2]
+    link.click()
+    WebDriverWait(driver, 5).until(lambda d: d.find_element(By.ID, "d" + anchor[1:]).is_displayed())
+    again = page()
+    again.find_element(By.LINK_TEXT, "All, slowest first").click()
+    shares = [s for s in column(again, "efficiency") if s is not None]
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_very_long_and_right_to_left_text_stays_in_its_place(  # noqa: PLR0917 - fixtures
+    page: Callable[..., Any], run_of: Callable[..., Path], make_case: Callable[..., Any],
+    make_record: Callable[..., Any], make_unmeasured: Callable[..., Any], hostile: str, width: int,
+) -> None:  # fmt: skip
+    names = (
+        hostile, "x" * 10_000, "\u202e\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd\u2067 abc",
+        "'\"><svg onload=alert(3)>",
+    )  # fmt: skip
+    records = []
+    for i, name in enumerate(names):
+        record = make_record(make_case(64 + 64 * i, 256, 256))
+        records.append(replace(record, case=replace(record.case, op=f"gemm.{name}", impl=name)))
+        records.append(make_unmeasured(make_case(32, 32, 32 + i), "skipped", "too_slow", name))
+    environment = {"host": {"name": names[1]}, "notes": names[2]}
+    driver = page(path=write_report(run_of(records, manifest={"environment": environment})), width=width)
+    driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    driver.execute_script("document.querySelectorAll('#table button.no').forEach(b => b.click())")
+    wide = (
+        "return [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 "
+        "&& !e.closest('.scroll, .panels.wide, .hidden'))"
+        ".map(e => e.tagName + '.' + e.getAttribute('class')).slice(0, 9)"
+    )
+    assert driver.execute_script(wide) == []
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    assert driver.execute_script("return window.alerted") is None
+    assert driver.execute_script("return document.scripts.length") == 2
+    assert driver.execute_script("return document.querySelectorAll('img, svg[onload]').length") == 0
+    assert driver.get_log("browser") == []
 
 
 def test_an_empty_run_renders(page: Callable[..., Any], run_of: Callable[..., Path]) -> None:

@@ -5,9 +5,23 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from wattline.reports.svg import INK, SERIES, Panel, binary_tick, count_tick, log_ticks, si_tick
+from wattline.reports.blocks import Figure
+from wattline.reports.svg import (
+    INK,
+    MOST_MARKS,
+    SERIES,
+    Panel,
+    apart,
+    binary_tick,
+    count_tick,
+    log_ticks,
+    si_tick,
+)
 
 
 def drawn(name: str = "p", text: str = "title") -> str:
@@ -100,3 +114,27 @@ def test_sizes_in_bytes_are_told_by_powers_of_1024() -> None:
     told = [binary_tick(v) for v in (512, 1024, 49152, 1.5 * 1024**2, 4 * 1024**3)]
     assert told == ["512 B", "1 KiB", "48 KiB", "1.5 MiB", "4 GiB"]
     assert [count_tick(v) for v in (0, 16, 4096, 2**23)] == ["0", "16", "4096", "8.39 M"]
+
+
+def test_points_upon_each_other_are_drawn_as_one() -> None:
+    x = np.linspace(0, 1, 5000)
+    panel = Panel("many")
+    panel.points(x, x, [f"r-{i}" for i in range(len(x))])
+    panel.points([0.5], [0.2], ["r-lonely"], 1)
+    drawing = panel.svg("a line of points")
+    drawn = drawing.count("<a href=")
+    assert drawn <= MOST_MARKS + 1
+    assert "#r-lonely" in drawing
+    assert "#r-0" in drawing
+    assert Figure("f", "t", [drawing, drawing], "c").hidden == 2 * (5001 - drawn)
+
+
+@given(st.lists(st.tuples(st.floats(0, 400), st.floats(0, 300)), max_size=60), st.integers(1, 60))
+def test_thinning_keeps_at_most_so_many_and_all_of_few(points: list[tuple[float, float]], most: int) -> None:
+    kept = apart(np.array(points, float).reshape(-1, 2), most)
+    assert len(kept) == len(set(kept)) <= most
+    assert kept == sorted(kept)
+    if len(points) <= most:
+        assert kept == list(range(len(points)))
+    elif points:
+        assert kept[0] == 0 or len(set(map(tuple, points))) > 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,9 +135,7 @@ def test_a_point_leads_to_its_case(page: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_axe_finds_no_serious_fault(page: Callable[..., Any], width: int, theme: str, which: str) -> None:
-    source = Path(os.environ.get("WATTLINE_AXE", HERE.parents[2] / ".cache" / "axe.min.js"))
-    if not source.is_file():
-        pytest.skip("axe-core is not there: run tests/tools/fetch_axe.sh, or set WATTLINE_AXE to axe.min.js")
+    source = Path(__file__).resolve().parents[2] / "vendor" / "axe-core" / "axe.min.js"
     driver = page(which, width=width, theme=theme)
     driver.execute_script(source.read_text(encoding="utf-8"))
     found = driver.execute_async_script(
