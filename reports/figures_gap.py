@@ -69,7 +69,8 @@ def bounded(data: ReportData) -> pd.DataFrame:
     rows = calm if len(calm) else rows
     launch = data.device.measured.launch_s if data.device and data.device.measured else None
     if launch:
-        rows = rows[rows["time_s"] >= ABOVE_LAUNCH * launch]
+        # What could end within one launch is bounded by launching, which the roofline does not know.
+        rows = rows[(rows["time_s"] >= ABOVE_LAUNCH * launch) & (rows["bound_s"] >= launch)]
     return rows
 
 
