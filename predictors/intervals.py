@@ -74,8 +74,8 @@ class Intervals:
         return np.exp(np.clip(self.scale.predict(x), self.floor, self.ceiling))
 
     def width_one(self, x: Array) -> float:
-        """:meth:`width` of a single row ``(1, d)``."""
-        log = float((x[0] @ self.scale.weights) + self.scale.bias)
+        """:meth:`width` of a single row ``(d,)``."""
+        log = float(x @ self.scale.weights) + self.scale.bias
         return math.exp(min(max(log, self.floor), self.ceiling))
 
     def factor(self, name: str, coverage: float) -> float:

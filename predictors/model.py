@@ -221,6 +221,15 @@ class FamilyModel:
             out = out + fix.learner.predict(x)
         return out
 
+    def log_ratio_one(self, row: Array, choice: Choice) -> float:
+        """:meth:`log_ratio` of one row ``(d,)``."""
+        out = self.learner.predict_one(row) if choice.share else 0.0
+        if choice.share < 1.0 and self.abroad:
+            out = choice.share * out + (1.0 - choice.share) * self.abroad.predict_one(row)
+        for fix in choice.fixes:
+            out += fix.learner.predict_one(row)
+        return out
+
     # -- answers --------------------------------------------------------------------------------------------------
 
     def answer(self, e: Encoded, coverage: float, choices: Sequence[Choice] | None = None) -> Answer:

@@ -68,6 +68,11 @@ class PowerPart:
         out = self.learner.predict(self.scaler(np.hstack([use, raw])))
         return out + self.prior.odds(raw, use) if self.prior else out
 
+    def odds_one(self, row: Array) -> float:
+        """The same for one row: utilisation and features in one ``(6 + d,)``."""
+        out = self.learner.predict_one(self.scaler(row))
+        return out + self.prior.odds_one(row) if self.prior else out
+
     @classmethod
     def fit(
         cls,

@@ -65,18 +65,25 @@ def watts(odds: Any, idle: Any, cap: Any) -> Any:
     return idle + (cap - idle) / (1.0 + np.exp(-np.clip(odds, -30.0, 30.0)))
 
 
+def watts_one(odds: float, idle: float, cap: float) -> float:
+    """:func:`watts` of one row."""
+    return idle + (cap - idle) / (1.0 + math.exp(-min(max(odds, -30.0), 30.0)))
+
+
 def utilisation(compute: Any, memory: Any, base: Any, time: Any) -> Array:
     """How busy each part of the device is, given the time that a kernel takes.
 
     Returns:
         ``(n, 6)``: shares of compute and memory, their logarithms, log time and log(time / base).
     """
-    if isinstance(time, float):
-        one, two = min(compute / time, 1.5), min(memory / time, 3.0)
-        log = math.log2
-        row = [one, two, log(max(one, 1e-5)), log(max(two, 1e-5)), log(time), log(time / base)]
-        return np.array(row, np.float64)[None]
     c = np.minimum(compute / time, 1.5)
     m = np.minimum(memory / time, 3.0)
     logs = [np.log2(np.maximum(c, 1e-5)), np.log2(np.maximum(m, 1e-5)), np.log2(time), np.log2(time / base)]
     return np.stack(np.broadcast_arrays(c, m, *logs), axis=-1).reshape(-1, 6)
+
+
+def utilisation_one(compute: float, memory: float, base: float, time: float) -> list[float]:
+    """:func:`utilisation` of one row."""
+    one, two = min(compute / time, 1.5), min(memory / time, 3.0)
+    log = math.log2
+    return [one, two, log(max(one, 1e-5)), log(max(two, 1e-5)), log(time), log(time / base)]

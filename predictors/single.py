@@ -16,7 +16,7 @@ from wattline.predictors.intervals import WIDEN
 from wattline.predictors.linkspeed import link_notes
 from wattline.predictors.model import BOUNDS, Choice, FamilyModel
 from wattline.predictors.physics import ONE, Machine
-from wattline.predictors.power import utilisation, watts
+from wattline.predictors.power import utilisation_one, watts_one
 from wattline.predictors.rows import Physics, Plan
 from wattline.predictors.table import FLAGS, Words, check_format, word_of
 from wattline.workmodels import work_model
@@ -37,6 +37,7 @@ class Ready:
         self.model, self.plan = model, plan
         self.choice: Choice = model.choose(plan)
         self.question = dict(plan.words.categories())
+        self.hot: list[float] = plan.hot.tolist()
         self._factors: dict[float, tuple[float, float, float]] = {}
         part = self.choice.power
         self.ends = part.limits.of(plan.machine.spec) if part else (NAN, NAN)
@@ -55,9 +56,9 @@ class Ready:
         model, plan, choice = self.model, self.plan, self.choice
         physics = model.encoder.physics(plan, numbers, ONE, many=False)
         terms, outside = physics.terms, float(physics.outside)
-        raw = np.array([*physics.features, *plan.hot])[None]
-        x = model.scaler(raw)
-        log_ratio = float(model.log_ratio(x, choice)[0])
+        features = [*physics.features, *self.hot]
+        x = model.scaler(np.array(features))
+        log_ratio = model.log_ratio_one(x, choice)
         bound = float(terms.bound)
         time = max(float(physics.base) * math.exp(min(max(log_ratio, -20.0), 20.0)), bound)
         factor, power_factor, energy_factor = self.factors(coverage)
@@ -66,8 +67,8 @@ class Ready:
         power = power_lo = power_hi = energy_lo = energy_hi = NAN
         if choice.power is not None:
             idle, cap = self.ends
-            use = utilisation(terms.compute, terms.memory, physics.base, time)
-            power = float(watts(choice.power.odds(raw, use)[0], idle, cap))
+            use = utilisation_one(terms.compute, terms.memory, physics.base, time)
+            power = watts_one(choice.power.odds_one(np.array([*use, *features])), idle, cap)
             spread = math.exp(min(choice.power.spread.width_one(x) * power_factor * stretch, 50.0))
             power_lo, power_hi = max(power / spread, idle), min(power * spread, cap)
             spread = math.exp(min(choice.power.energy.width_one(x) * energy_factor * stretch, 50.0))
@@ -82,7 +83,7 @@ class Ready:
                 notes.append(f"{outside:.2g} octaves outside the range of the training rows")
             notes += link_notes(terms, plan.machine.spec)
             parts = _terms(physics, time)
-            return Explanation(by, max(parts, key=parts.__getitem__), parts, model.samples.nearest(x[0]), notes)
+            return Explanation(by, max(parts, key=parts.__getitem__), parts, model.samples.nearest(x), notes)
 
         return Estimate(
             time, max(time / grow, bound), time * grow, power, power_lo, power_hi, time * power, energy_lo, energy_hi,
