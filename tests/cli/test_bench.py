@@ -176,8 +176,12 @@ QUICK = ("--measure", "time_limit_s=0.02", "--measure", "warmup_limit_s=0.01", "
 
 
 @pytest.mark.slow
-def test_until_error_measures_what_teaches_most_and_stops(program: Program, tmp_path: Path) -> None:
+def test_until_error_measures_what_teaches_most_and_stops(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sixty-four tiny products; a rough guess is soon within the target, a ten-thousandth never is."""
+    # Beside other tests two threads of a tiny product wait for each other's turn: milliseconds, at random.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     ask = ("bench", "gemm.dense", "--device", "cpu", *GRID, *QUICK, "--no-fit", "--no-report")
     done = program(*ask, "--until-error", "90%", "--budget", "60s", "--out", "run", timeout=240)
     assert done.returncode == 0, done.stderr

@@ -137,12 +137,17 @@ def test_a_host_behind_a_slow_link_shows_in_the_matrix(network: Network, tmp_pat
     refused = shaped(hosts[3:], "tbf", "rate", "50mbit", "burst", "16kb", "latency", "1000ms")
     if refused:
         pytest.skip(f"this kernel cannot limit the rate of a link: {refused}")
-    run = measured(hosts, tmp_path / "run", "collectives.p2p_matrix", "--set", "bytes=524288", "--set", "way=one")
-    (record,) = run.records()
-    assert record.measurement is not None
-    facts = record.measurement.facts
+    slow: list[set[tuple[int, int]]] = []
+    for turn in range(3):
+        what = ("collectives.p2p_matrix", "--set", "bytes=524288", "--set", "way=one")
+        (record,) = measured(hosts, tmp_path / f"run{turn}", *what).records()
+        assert record.measurement is not None
+        facts = record.measurement.facts
+        slow.append({(i, j) for i, j in facts["slow_pairs"]})
+        if len(slow[-1]) == 3:
+            break  # other tests may hold up another pair for a moment, but not the same one every time
     # What host 3 sends goes through the slow link; what it receives does not.
-    assert facts["slow_pairs"] == [[3, 0], [3, 1], [3, 2]]
+    assert set.intersection(*slow) == {(3, 0), (3, 1), (3, 2)}
     for pair in facts["matrix_bytes_per_s"][3][:3]:
         assert pair == pytest.approx(RATE, rel=0.25)
     assert facts["slowest_pair"][0] == 3
