@@ -298,7 +298,12 @@ class Stacked:
     def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Stacked:
         """From :meth:`arrays`."""
         smooth: Linear | Network = Network.from_arrays(a) if "w0" in a else Linear.from_arrays(a)
-        return cls(smooth, Forest.from_arrays({k[6:]: v for k, v in a.items() if k.startswith("trees.")}))
+        forest = Forest.from_arrays({k[6:]: v for k, v in a.items() if k.startswith("trees.")})
+        width = len(a["weights"])
+        if forest.feature.size and forest.feature.max() >= width:
+            # Compiled loops do not look: a file must not make them read what is not theirs.
+            raise ValueError(f"a tree asks for feature {forest.feature.max()} of {width}")
+        return cls(smooth, forest)
 
 
 class Averaged:

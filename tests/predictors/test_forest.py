@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from wattline.predictors import forest
 from wattline.predictors.forest import DEPTH, LEAVES, Forest
+from wattline.predictors.learners import Linear, Stacked
 
 
 def steps(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -91,3 +92,12 @@ def test_arrays_that_do_not_fit_are_refused(name: str) -> None:
     arrays = Forest.fit(x, y, seed=0, trees=3).arrays()
     with pytest.raises(ValueError, match="trees of shapes"):
         Forest.from_arrays({**arrays, name: arrays[name][:, :-1]})
+
+
+def test_a_tree_that_asks_beyond_the_features_is_refused() -> None:
+    x, y = steps(50)
+    arrays = Stacked(Linear(np.zeros(3), 0.0), Forest.fit(x, y, seed=0, trees=3)).arrays()
+    assert Stacked.from_arrays(arrays).predict(x).shape == (50,)
+    arrays["trees.feature"] = np.full_like(arrays["trees.feature"], 3)
+    with pytest.raises(ValueError, match="a tree asks for feature 3 of 3"):
+        Stacked.from_arrays(arrays)
