@@ -1,7 +1,8 @@
-"""Our loops over blocks against fio on the same file: ``pytest tests/benchmarks -k fio``; skips where fio is missing.
+"""Our loops over blocks against fio on the same file: ``pytest tests/benchmarks -k fio -s``; skips without fio.
 
 Both take short turns, each of fio's between two of ours, so that a busy machine disturbs them alike; the median of the
-turns' ratios stands in ``extra_info``, with its quartiles. Within 5 % is what a quiet machine shows.
+turns' ratios is printed (``-s``) and stands in ``extra_info``, with its quartiles. Within 5 % is what a quiet machine
+shows.
 
 ``ratio_to_fio`` is of the loop that moves blocks as fio does: into (or out of) one buffer for each request in flight.
 ``placed_ratio_to_fio`` is of a case as it is measured: every block has a place of its own, which is what can be checked
@@ -90,6 +91,7 @@ def test_against_fio(benchmark: Any, folder: str, op: str, way: tuple[int, int, 
             ratios[name].append(math.sqrt(before[kind] * after[kind]) / theirs)
     for name, found in ratios.items():
         low, middle, high = statistics.quantiles(found, n=4)
+        print(f"\n{op} {block} bytes, depth {depth}: {name} {middle:.3f} [{low:.3f}, {high:.3f}]", end="")
         benchmark.extra_info |= {name: round(middle, 3), f"{name}_quartiles": [round(low, 3), round(high, 3)]}
     benchmark.extra_info["mb_per_s"] = round(statistics.median(speeds) / 1e6, 1)
     job.places = apart

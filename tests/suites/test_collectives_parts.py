@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wattline.case import Case
 from wattline.suites.collectives import codecs, compressed, matrix, moe, overlap, strided
 from wattline.suites.collectives.detect import IN_A_ROW, SLOW_LINK, SLOW_RANK, WINDOW, find_slow
+from wattline.suites.collectives.sampling import above_peak, bandwidths
 from wattline.suites.collectives.stragglers import verdict_of
 from wattline.work import Work
 from wattline.workmodels import work_of
@@ -274,3 +276,25 @@ def test_work_by_hand() -> None:
     assert both.flops == {"bf16": 240}
     assert both.link_bytes["fabric"] == 800
     assert work_of("collectives.stragglers", {"bytes": 8, "work": 8, "world_size": 2}).total_flops == 4 * 2 * 8**3
+
+
+# Bandwidths
+
+
+def test_a_bus_bandwidth_above_the_peak_is_kept_and_flagged() -> None:
+    case = Case("collectives.all_reduce", "torch", {"world_size": 4, "bytes": 3_000_000})
+    facts = bandwidths(case, 3_000_000, 1e-3)
+    # 2 (n - 1) / n = 1.5 of 3 GB/s
+    assert facts == pytest.approx({"algbw_bytes_per_s": 3e9, "busbw_bytes_per_s": 4.5e9, "busbw_factor": 1.5})
+    flag = above_peak(facts, 4.4e9)
+    assert flag is not None
+    assert flag.code == "above_link_peak"
+    assert "4.5 GB/s" in flag.message
+    assert "4.4 GB/s" in flag.message
+    assert facts["busbw_bytes_per_s"] == pytest.approx(4.5e9)  # not cut to what the link lists
+
+
+def test_no_bus_bandwidth_is_above_a_peak_that_it_keeps_or_that_nobody_knows() -> None:
+    assert above_peak({"busbw_bytes_per_s": 4.4e9}, 4.4e9) is None
+    assert above_peak({"busbw_bytes_per_s": 4.4e9}, None) is None
+    assert above_peak({}, 1.0) is None  # a barrier has none
