@@ -10,7 +10,6 @@ import numpy as np
 
 from wattline.predictors.base import Base, Curve, launch_floor
 from wattline.predictors.families import family_of
-from wattline.predictors.model import BOUNDS
 from wattline.predictors.physics import Machine, Terms, many
 from wattline.predictors.rows import Encoder
 from wattline.predictors.table import Block, Words
@@ -60,7 +59,7 @@ def fill(out: dict[str, NDArray[Any]], block: Block, machine: Machine, coverage:
     a = work_out(block.words, block.numbers, machine, coverage, len(block.rows))
     out["time_s"][block.rows], out["time_lo_s"][block.rows], out["time_hi_s"][block.rows] = a.time, a.lo, a.hi
     out["bound_s"][block.rows] = a.bound
-    out["bound_by"][block.rows] = np.array(BOUNDS, dtype=object)[a.by]
+    out["bound_by"][block.rows] = a.by
 
 
 def normal_quantile(p: float) -> float:

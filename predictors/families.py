@@ -56,11 +56,15 @@ def _roof(t: Terms, m: Machine, xp: Any) -> list[Any]:
 
 
 def _alignment(size: Any, xp: Any) -> Any:
-    """Base-2 logarithm of the largest power of two, at most 128, that divides a size."""
+    """Base-2 logarithm of the largest power of two, at most 128, that divides a size; 0 of what is no whole number."""
     if xp is ONE:
-        whole = int(size) if size == int(size) else 1
-        return float(min((whole & -whole).bit_length() - 1, 7))
-    return 1.0 * sum(size % power == 0 for power in (2, 4, 8, 16, 32, 64, 128))
+        return _ALIGNMENTS[int(size) & 127] if size == int(size) else 0.0
+    whole = xp.whole(size)
+    return xp.where(whole == size, xp.taken(_ALIGNMENTS, whole & 127), 0.0)
+
+
+_ALIGNMENTS = (7.0, *(float((i & -i).bit_length() - 1) for i in range(1, 128)))
+"""By the last seven bits of a size."""
 
 
 def _sustained(busy: Any, t: Terms, xp: Any) -> Any:

@@ -106,6 +106,18 @@ class Answer:
     learned: NDArray[np.bool_]
 
 
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays one after the other; one alone as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _places(e: Encoded, members: Sequence[int]) -> slice | NDArray[np.int64]:
+    """Where the rows of some blocks stand; all of them without an index, which would copy."""
+    if len(members) == len(e.plans):
+        return slice(None)
+    return np.concatenate([np.arange(e.plans[i][1].start, e.plans[i][1].stop) for i in members])
+
+
 class FamilyModel:
     """The fitted model of one family.
 
@@ -162,7 +174,7 @@ class FamilyModel:
             parts.append(self.encoder.matrix(plan, found.features, n))
             physics.append((found, n))
             start += n
-        return self.gathered(np.concatenate(parts), plans, physics, np.concatenate([b.rows for b in blocks]))
+        return self.gathered(_joined(parts), plans, physics, _joined([b.rows for b in blocks]))
 
     def gathered(
         self,
@@ -174,7 +186,7 @@ class FamilyModel:
         """Put the figures of blocks together."""
 
         def column(get: Callable[[Physics], Any]) -> Array:
-            return np.concatenate([np.broadcast_to(np.asarray(get(p), np.float64), n) for p, n in physics])
+            return _joined([np.broadcast_to(np.asarray(get(p), np.float64), n) for p, n in physics])
 
         terms = np.stack(
             [column(lambda p: p.terms.bound_compute), column(lambda p: p.terms.bound_memory),
@@ -244,10 +256,8 @@ class FamilyModel:
         for i, choice in enumerate(choices):
             alike.setdefault(choice.kind, []).append(i)
         for members in alike.values():
-            rows = np.concatenate([np.arange(e.plans[i][1].start, e.plans[i][1].stop) for i in members])
-            whole = len(rows) == n
-            x = e.x if whole else e.x[rows]
-            choice = choices[members[0]]
+            rows = _places(e, members)
+            x, choice = e.x[rows], choices[members[0]]
             log_ratio[rows] = self.log_ratio(x, choice)
             half[rows] = choice.spread.width(x) * (1.0 + WIDEN * e.outside[rows])
         for (_, part), choice in zip(e.plans, choices, strict=True):
@@ -269,22 +279,18 @@ class FamilyModel:
         use = utilisation(e.compute, e.memory, e.base, out.time)
         # Rows of one part are evaluated together: blocks are many and may be short.
         for part in {id(p): p for p in power_parts if p}.values():
-            chosen = np.zeros(len(e.base), bool)
-            for (plan, rows), own in zip(e.plans, power_parts, strict=True):
-                if own is part:
-                    chosen[rows] = True
-                    out.idle[rows], out.cap[rows] = part.limits.of(plan.machine.spec)
+            own = [i for i, each in enumerate(power_parts) if each is part]
+            for plan, rows in (e.plans[i] for i in own):
+                out.idle[rows], out.cap[rows] = part.limits.of(plan.machine.spec)
+            chosen = _places(e, own)
             x, outside = e.x[chosen], e.outside[chosen]
             out.power[chosen] = watts(part.odds(e.raw[chosen], use[chosen]), out.idle[chosen], out.cap[chosen])
             for target, spread in ((out.power_half, part.spread), (out.energy_half, part.energy)):
-                width = spread.width(x) * (1.0 + WIDEN * outside)
-                factors = np.ones(len(e.base))
-                for (plan, rows), own in zip(e.plans, power_parts, strict=True):
-                    if own is part:
-                        known = plan.machine.spec.id in part.limits.known
-                        factors[rows] = spread.factor(f"{plan.words.op}|{plan.words.dtype}", coverage)
-                        factors[rows] *= 1.0 if known else _DEVICE_WIDENS
-                target[chosen] = width * factors[chosen]
+                target[chosen] = spread.width(x) * (1.0 + WIDEN * outside)
+                for plan, rows in (e.plans[i] for i in own):
+                    known = plan.machine.spec.id in part.limits.known
+                    factor = spread.factor(f"{plan.words.op}|{plan.words.dtype}", coverage)
+                    target[rows] *= factor * (1.0 if known else _DEVICE_WIDENS)
 
     def held(self, words: Words) -> bool:
         """Whether the training rows had this operation."""

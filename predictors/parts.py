@@ -65,12 +65,12 @@ class PowerPart:
 
     def odds(self, raw: Array, use: Array) -> Array:
         """Log-odds of power for features as they are ``raw (n, d)`` and utilisation ``use (n, 6)``."""
-        out = self.learner.predict(self.scaler(np.hstack([use, raw])))
+        out = self.learner.predict(self.scaler(use, raw))
         return out + self.prior.odds(raw, use) if self.prior else out
 
     def odds_one(self, row: Array) -> float:
         """The same for one row: utilisation and features in one ``(6 + d,)``."""
-        out = self.learner.predict_one(self.scaler(row))
+        out = self.learner.predict_one(self.scaler.one(row))
         return out + self.prior.odds_one(row) if self.prior else out
 
     @classmethod

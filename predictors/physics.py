@@ -48,6 +48,20 @@ class Many:
         self.most: Any = np.maximum
         self.where: Any = np.where
 
+    @staticmethod
+    def whole(value: Any) -> Any:
+        """Values without their fractions, as integers."""
+        import numpy as np
+
+        return np.asarray(value).astype(np.int64)
+
+    @staticmethod
+    def taken(table: Any, index: Any) -> Any:
+        """Entries of a table."""
+        import numpy as np
+
+        return np.asarray(table)[index]
+
 
 class Machine:
     """The constants of one device that formulas read, with stand-ins for what its specification leaves out.

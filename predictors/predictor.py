@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-COLUMNS = (
+FIGURES = (
     "time_s", "time_lo_s", "time_hi_s", "power_w", "power_lo_w", "power_hi_w", "energy_j", "energy_lo_j",
-    "energy_hi_j", "bound_s", "bound_by", "in_domain", "source",
+    "energy_hi_j", "bound_s",
 )  # fmt: skip
+COLUMNS = (*FIGURES, "bound_by", "in_domain", "source")
 """Columns of a prediction."""
+SOURCES = ("analytical", "transfer", "learned")
+"""Where a prediction may come from."""
 
 
 class KernelPredictor:
@@ -197,10 +200,9 @@ class KernelPredictor:
         check_coverage(coverage)
         blocks = blocks_of(X)
         n = len(X)
-        out: dict[str, NDArray[Any]] = {c: np.full(n, np.nan) for c in COLUMNS}
-        out["bound_by"] = np.full(n, "nothing", dtype=object)
-        out["source"] = np.full(n, "analytical", dtype=object)
-        out["in_domain"] = np.zeros(n, bool)
+        figures = np.full((len(FIGURES), n), np.nan)
+        out: dict[str, NDArray[Any]] = dict(zip(FIGURES, figures, strict=True))
+        out |= {"bound_by": np.zeros(n, np.int8), "in_domain": np.zeros(n, bool), "source": np.zeros(n, np.int8)}
         pieces: list[tuple[FamilyModel, list[Block]]] = []
         for name, own in _by_family(blocks).items():
             model = self.models_.get(name)
@@ -223,8 +225,10 @@ class KernelPredictor:
         else:
             for piece in pieces:
                 answer(piece)
-        frame = pd.DataFrame(out, index=X.index)
-        return frame[list(COLUMNS)]
+        frame = pd.DataFrame(figures.T, index=X.index, columns=list(FIGURES), copy=False)
+        for name, values in (("bound_by", BOUNDS), ("in_domain", None), ("source", SOURCES)):
+            frame[name] = pd.Categorical.from_codes(out[name], values) if values else out[name]
+        return frame
 
     def predict_one(
         self,
@@ -378,8 +382,7 @@ def _write(out: dict[str, NDArray[Any]], a: Answer) -> None:
         "power_w": a.power,
         "power_lo_w": np.maximum(a.power / power_grow, a.idle), "power_hi_w": np.minimum(a.power * power_grow, a.cap),
         "energy_j": energy, "energy_lo_j": energy / energy_grow, "energy_hi_j": energy * energy_grow,
-        "bound_s": e.bound, "bound_by": np.array(BOUNDS, dtype=object)[e.by], "in_domain": a.inside,
-        "source": np.where(a.learned, "learned", "transfer").astype(object),
+        "bound_s": e.bound, "bound_by": e.by, "in_domain": a.inside, "source": 1 + a.learned,
     }  # fmt: skip
     for name, values in columns.items():
         out[name][rows] = values

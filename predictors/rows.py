@@ -160,8 +160,8 @@ class Encoder:
         return Physics(terms, busy, alpha, base, features, xp.where(outside > 1e-9, outside, 0.0))
 
     def matrix(self, plan: Plan, features: list[Any], n: int) -> Array:
-        """Features of ``n`` rows as a matrix, one-hot part included."""
-        out = np.empty((n, self.numeric + len(plan.hot)))
+        """Features of ``n`` rows as a matrix ``(n, d)``, one-hot part included; each column lies together in memory."""
+        out = np.empty((self.numeric + len(plan.hot), n)).T
         for i, column in enumerate(features):
             out[:, i] = column
         out[:, self.numeric :] = plan.hot

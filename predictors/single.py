@@ -57,7 +57,7 @@ class Ready:
         physics = model.encoder.physics(plan, numbers, ONE, many=False)
         terms, outside = physics.terms, float(physics.outside)
         features = [*physics.features, *self.hot]
-        x = model.scaler(np.array(features))
+        x = model.scaler.one(np.array(features))
         log_ratio = model.log_ratio_one(x, choice)
         bound = float(terms.bound)
         time = max(float(physics.base) * math.exp(min(max(log_ratio, -20.0), 20.0)), bound)
