@@ -262,10 +262,11 @@ def grow(  # noqa: PLR0917 (a compiled function takes no keywords)
     for c in counts:
         most = max(most, c)
     half = leaf.shape[1] // 2
-    sums, rows = np.zeros((many, half, most)), np.zeros((many, half, most))
-    old_sums, old_rows = np.zeros((many, half, most)), np.zeros((many, half, most))
+    # Sum of gradients and number of rows, side by side, of each leaf and bin.
+    sums, old = np.zeros((many, half * most, 2)), np.zeros((many, half * most, 2))
     place, gradient = np.zeros(n, np.int64), np.zeros(n)
-    score, held, wanted = np.zeros(most), np.zeros(2 * half), np.zeros(2 * half, np.bool_)
+    summed, summed_at, summed_gradient = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64), np.zeros(n + 1)
+    score, held, wanted = np.zeros(most), np.zeros(2 * half), np.zeros(2 * half, np.int64)
     limit = 0.0
     for tree in range(trees):
         if tree % 10 == 0:
@@ -277,50 +278,54 @@ def grow(  # noqa: PLR0917 (a compiled function takes no keywords)
             leaves = 1 << depth_now
             # Only the smaller child of each leaf is summed; its sibling is what remains of the parent.
             if depth_now == 0:
-                wanted[0] = True
+                wanted[0] = 1
             else:
                 for q in range(leaves):
                     held[q] = 0.0
                 for i in range(n):
                     held[place[i]] += 1.0
                 for q in range(0, leaves, 2):
-                    wanted[q] = held[q] < held[q + 1]
-                    wanted[q + 1] = not wanted[q]
-                sums, old_sums = old_sums, sums
-                rows, old_rows = old_rows, rows
+                    wanted[q] = 1 if held[q] < held[q + 1] else 0
+                    wanted[q + 1] = 1 - wanted[q]
+                sums, old = old, sums
+            # Which rows those are is written down once for all features, without a branch that nobody can predict.
+            many_summed = 0
+            for i in range(n):
+                q = place[i]
+                summed[many_summed], summed_at[many_summed], summed_gradient[many_summed] = i, q * most, gradient[i]
+                many_summed += wanted[q]
             best, best_feature, best_bin = -1.0, 0, most
             for k in range(many):
                 f = chosen[tree, k]
                 width = counts[f]
-                s, r = sums[k], rows[k]
+                s, bin_of = sums[k], bins[f]
                 for q in range(leaves):
-                    for b in range(width):
-                        s[q, b] = 0.0
-                        r[q, b] = 0.0
-                for i in range(n):
-                    q = place[i]
-                    if wanted[q]:
-                        b = bins[f, i]
-                        s[q, b] += gradient[i]
-                        r[q, b] += 1.0
+                    for at in range(q * most, q * most + width):
+                        s[at, 0] = 0.0
+                        s[at, 1] = 0.0
+                for j in range(many_summed):
+                    at = summed_at[j] + bin_of[summed[j]]
+                    s[at, 0] += summed_gradient[j]
+                    s[at, 1] += 1.0
                 if depth_now > 0:
                     for q in range(leaves):
                         if not wanted[q]:
+                            own, parent, sibling = q * most, (q // 2) * most, (q ^ 1) * most
                             for b in range(width):
-                                s[q, b] = old_sums[k, q // 2, b] - s[q ^ 1, b]
-                                r[q, b] = old_rows[k, q // 2, b] - r[q ^ 1, b]
+                                s[own + b, 0] = old[k, parent + b, 0] - s[sibling + b, 0]
+                                s[own + b, 1] = old[k, parent + b, 1] - s[sibling + b, 1]
                 for b in range(width):
                     score[b] = 0.0
                 for q in range(leaves):
-                    total, whole = 0.0, 0.0
-                    for b in range(width):
-                        total += s[q, b]
-                        whole += r[q, b]
+                    own, total, whole = q * most, 0.0, 0.0
+                    for at in range(own, own + width):
+                        total += s[at, 0]
+                        whole += s[at, 1]
                     if whole > 0.5:
                         left, few = 0.0, 0.0
                         for b in range(width - 1):
-                            left += s[q, b]
-                            few += r[q, b]
+                            left += s[own + b, 0]
+                            few += s[own + b, 1]
                             right = total - left
                             score[b] += left * left / (few + penalty) + right * right / (whole - few + penalty)
                 for b in range(width - 1):
