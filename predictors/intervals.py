@@ -73,10 +73,9 @@ class Intervals:
         """The local scale of the error, one per row."""
         return np.exp(np.clip(self.scale.predict(x), self.floor, self.ceiling))
 
-    def width_one(self, x: Array) -> float:
-        """:meth:`width` of a single row ``(d,)``."""
-        log = float(x @ self.scale.weights) + self.scale.bias
-        return math.exp(min(max(log, self.floor), self.ceiling))
+    def width_of(self, product: float) -> float:
+        """:meth:`width` of a single row, from the product of its features and the weights of :attr:`scale`."""
+        return math.exp(min(max(product + self.scale.bias, self.floor), self.ceiling))
 
     def factor(self, name: str, coverage: float) -> float:
         """By what the local scale is multiplied to reach ``coverage`` for rows of class ``name``."""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 
-_STEEP, _ONE = np.float32(-60.0), np.float32(1.0)
 _CHUNK = 1024
 """Rows evaluated at once: their activations stay in a core's cache."""
 
@@ -226,18 +225,21 @@ class Network:
         self.linear = linear
         self.layers = [(np.ascontiguousarray(w, np.float32), np.ascontiguousarray(b, np.float32)) for w, b in layers]
         first, bias = self.layers[0]
-        # All networks read the same inputs: their first layers are one matrix.
-        self._first = np.ascontiguousarray(first.transpose(1, 0, 2).reshape(first.shape[1], -1))
-        self._first_bias = np.ascontiguousarray(bias.reshape(-1))
+        # All networks read the same inputs: their first layers are one matrix. Hidden layers are kept halved, as
+        # x * sigmoid(x) is h + h * tanh(h) of h = x / 2: fewer passes over the activations, and no overflow.
+        self._first = np.ascontiguousarray(0.5 * first.transpose(1, 0, 2).reshape(first.shape[1], -1))
+        self._first_bias = np.ascontiguousarray(0.5 * bias.reshape(-1))
+        half = np.float32(0.5)
+        self._hidden = [(half * w, half * b) for w, b in self.layers[1:-1]]
+        last, bias = self.layers[-1]
+        self._last, self._last_bias = last.reshape(-1) / np.float32(len(last)), float(bias.mean())
 
     @staticmethod
     def _activate(h: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``h * sigmoid(h)``, in place."""
-        gate = np.maximum(h, _STEEP)
-        np.negative(gate, out=gate)
-        np.exp(gate, out=gate)
-        gate += _ONE
-        h /= gate
+        """``2 h * sigmoid(2 h)``, in place."""
+        gate = np.tanh(h)
+        gate *= h
+        h += gate
         return h
 
     def members(self, x: Array) -> Array:
@@ -246,7 +248,7 @@ class Network:
         h = x.astype(np.float32) @ self._first
         h += self._first_bias
         h = self._activate(h).reshape(len(x), count, width).transpose(1, 0, 2)
-        for w, b in self.layers[1:-1]:
+        for w, b in self._hidden:
             h = np.matmul(h, w)
             h += b
             h = self._activate(h)
@@ -263,7 +265,14 @@ class Network:
 
     def predict_one(self, row: Array) -> float:
         """See :meth:`Learner.predict_one`."""
-        return float(self.predict(row[None, :])[0])
+        h = row.astype(np.float32) @ self._first
+        h += self._first_bias
+        h = self._activate(h).reshape(len(self.layers[0][0]), 1, -1)
+        for w, b in self._hidden:
+            h = np.matmul(h, w)
+            h += b
+            h = self._activate(h)
+        return self.linear.predict_one(row) + float(h.reshape(-1) @ self._last) + self._last_bias
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See :meth:`Learner.arrays`."""

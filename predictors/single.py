@@ -41,6 +41,8 @@ class Ready:
         self._factors: dict[float, tuple[float, float, float]] = {}
         part = self.choice.power
         self.ends = part.limits.of(plan.machine.spec) if part else (NAN, NAN)
+        self._spreads = (self.choice.spread, *((part.spread, part.energy) if part else ()))
+        self._scales = np.stack([spread.scale.weights for spread in self._spreads])
 
     def factors(self, coverage: float) -> tuple[float, float, float]:
         """Factors on the local scales of time, power and energy."""
@@ -63,15 +65,17 @@ class Ready:
         time = max(float(physics.base) * math.exp(min(max(log_ratio, -20.0), 20.0)), bound)
         factor, power_factor, energy_factor = self.factors(coverage)
         stretch = 1.0 + WIDEN * outside
-        grow = math.exp(min(choice.spread.width_one(x) * factor * stretch, 50.0))
+        logs = (self._scales @ x).tolist()
+        spreads = self._spreads
+        grow = math.exp(min(spreads[0].width_of(logs[0]) * factor * stretch, 50.0))
         power = power_lo = power_hi = energy_lo = energy_hi = NAN
         if choice.power is not None:
             idle, cap = self.ends
             use = utilisation_one(terms.compute, terms.memory, physics.base, time)
             power = watts_one(choice.power.odds_one(np.array([*use, *features])), idle, cap)
-            spread = math.exp(min(choice.power.spread.width_one(x) * power_factor * stretch, 50.0))
+            spread = math.exp(min(spreads[1].width_of(logs[1]) * power_factor * stretch, 50.0))
             power_lo, power_hi = max(power / spread, idle), min(power * spread, cap)
-            spread = math.exp(min(choice.power.energy.width_one(x) * energy_factor * stretch, 50.0))
+            spread = math.exp(min(spreads[2].width_of(logs[2]) * energy_factor * stretch, 50.0))
             energy_lo, energy_hi = time * power / spread, time * power * spread
         by = "nothing"
         if bound > 0:
