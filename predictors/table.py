@@ -114,7 +114,7 @@ def blocks_of(X: pd.DataFrame) -> list[Block]:
     return out
 
 
-PIECE = 32768
+PIECE = 16384
 """Rows answered at once: long enough that calls of numpy cost little, short enough for a core's cache."""
 
 
