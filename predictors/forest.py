@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-TREES = 500
+TREES = 1000
 DEPTH = 8
 """Levels of a tree: as many as a byte has bits."""
 LEAVES = 1 << DEPTH
-RATE = 0.12
+RATE = 0.08
 """Share of its best correction that a tree adds."""
 PENALTY = 0.2
 """Rows of residual zero that every leaf is thought to hold besides its own."""

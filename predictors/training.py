@@ -119,8 +119,11 @@ def fit_learner(
         network, held = _fit_network(x, y, fold, penalty=penalty, seed=seed, drop=drop, effort=effort)
         consider("ridge + network", held, lambda a, b: network)
         if not forest.unavailable():
-            name, stacked, held = _fit_stacked(x, y, fold, (network, held), seed=seed, effort=effort)
-            consider(name, held, lambda a, b: stacked)
+            name, stacked, said = _fit_stacked(x, y, fold, (network, held), seed=seed, effort=effort)
+            consider(name, said, lambda a, b: stacked)
+            if not isinstance(stacked.smooth, Network):
+                # Networks and trees err in different places: their mean often errs less than either.
+                consider("mean of network and trees", (held + said) / 2, lambda a, b: Averaged([network, stacked]))
     return Fitted(best[3](x, y), best[2], scores)
 
 
