@@ -76,19 +76,25 @@ _ROOF = ("log_roof", "log_balance", "compute_share", "log_cache", "cache_share")
 
 _TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.65), (32, 32, 0.35))
 """Tile height, width and the share of peak that such a tile reaches (data reuse falls with its size)."""
+_LEAST_DEPTH = 512.0
+"""Depth that is worth a part of its own where a product is split along it."""
 
 
 def _gemm(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     batch, rows, cols, depth = p["batch"], p["m"], p["n"], p["k"]
     out: list[Any] = _roof(t, m, xp)
     per_flop = t.compute / (2.0 * batch * rows * cols * depth)  # seconds per FLOP of the whole device
+    added = 8.0 * batch * rows * cols / (m.bandwidth or 1e11)  # a part of the result written and read, four bytes each
     busy: Any = None
     for height, width, share in _TILES:
         tiles = 1.0 * batch * xp.ceil(rows / height) * xp.ceil(cols / width)
         waves = tiles / m.units
         whole = xp.ceil(waves)
-        # One wave does units tiles at once; a last wave that is partly empty takes as long as a full one.
-        seconds = whole * m.units * (2.0 * height * width * depth) * per_flop / share
+        # One wave does units tiles at once; a last wave that is partly empty takes as long as a full one. Where tiles
+        # are few, libraries split the depth: multiprocessors share a tile, and add up their parts in memory.
+        parts = xp.most(1.0, xp.least(-xp.ceil(-m.units / tiles), -xp.ceil(-depth / _LEAST_DEPTH)))
+        seconds = whole * m.units * (2.0 * height * width * depth / parts) * per_flop / share
+        seconds = seconds + (parts > 1) * parts * added
         busy = seconds if busy is None else xp.least(busy, seconds)
         if height in (128, 64) and width == height:
             out += [xp.log2(waves), waves / whole, rows * cols * batch / (tiles * height * width)]
