@@ -29,7 +29,7 @@ from wattline.predictors.model import Encoded, FamilyModel
 from wattline.predictors.parts import Correction, PowerPart
 from wattline.predictors.physics import Machine, many
 from wattline.predictors.power import Limits, utilisation
-from wattline.predictors.rows import Encoder
+from wattline.predictors.rows import Encoder, Grounds, Plan
 from wattline.predictors.samples import Samples
 from wattline.predictors.table import Block
 from wattline.predictors.training import FEW, fit_abroad, fit_correction, fit_learner, group_folds
@@ -79,14 +79,17 @@ def fit_family(
     categories = sorted({pair for w in words for pair in w.categories()})
     encoder = Encoder(family, Base({"*": Curve((0.0,), (1e-6,), (1.0,))}), _extras(family, blocks), categories)
     encoder.ranges = _ranges(encoder, blocks)
-    encoder.details = _details(encoder, blocks, machine)
-    encoder.base = _fit_base(encoder, blocks, time, machine)
+    # What learns nothing is worked out once for all that asks for it.
+    plans = [encoder.plan(b.words, machine(b.words.device)) for b in blocks]
+    grounds = [encoder.grounds(plan, b.numbers, many(), many=True) for plan, b in zip(plans, blocks, strict=True)]
+    encoder.details = _details(grounds)
+    encoder.base = _fit_base(encoder, blocks, time, plans, grounds)
     d = len(encoder.names)
     blank = Scaler(np.zeros(d), np.ones(d), np.full(d, -np.inf), np.full(d, np.inf))
     seen = {c: sorted({v for w in words for k, v in w.categories() if k == c}) for c, _ in categories}
     none: Any = None
     draft = FamilyModel(family, encoder, blank, none, none, abroad=None, transfer=None, power=None, seen=seen, facts={})
-    e = draft.encode(blocks, machine)
+    e = draft.encode(blocks, machine, grounds)
     scaler = Scaler.fit(e.x)
     # Words stay 0 and 1, so that a word never seen is all zeros, as when a network learns without it.
     scaler.leave(encoder.numeric)
@@ -234,17 +237,16 @@ def _fit_power(
     )  # fmt: skip
 
 
-def _fit_base(encoder: Encoder, blocks: Sequence[Block], time: Array, machine: Callable[[str], Machine]) -> Base:
+def _fit_base(
+    encoder: Encoder, blocks: Sequence[Block], time: Array, plans: Sequence[Plan], grounds: Sequence[Grounds]
+) -> Base:
     """The curves of the base from the training rows."""
     found: dict[str, list[tuple[Array, Array, Array]]] = {}
     specs: dict[str, DeviceSpec] = {}
-    for block in blocks:
-        w = block.words
-        plan = encoder.plan(w, machine(w.device))
-        physics = encoder.physics(plan, block.numbers, many(), many=True)
-        n = len(block.rows)
+    for block, plan, (*_, seconds, _features) in zip(blocks, plans, grounds, strict=True):
+        w, n = block.words, len(block.rows)
         position = np.log2(block.numbers["world_size"]) if encoder.collective else np.zeros(n)
-        busy = np.broadcast_to(np.asarray(physics.busy, np.float64), n)
+        busy = np.broadcast_to(np.asarray(seconds, np.float64), n)
         for key in Base.keys(encoder.collective, w)[: 1 if encoder.collective else 2]:
             specs[key] = plan.machine.spec
             found.setdefault(key, []).append((position, time[block.rows], busy))
@@ -320,12 +322,11 @@ def _extras(family: Family, blocks: Sequence[Block]) -> Mapping[str, float]:
     return out
 
 
-def _details(encoder: Encoder, blocks: Sequence[Block], machine: Callable[[str], Machine]) -> tuple[str, ...]:
+def _details(grounds: Sequence[Grounds]) -> tuple[str, ...]:
     """Figures of the work models that vary in the data: what bounds nothing may still explain."""
     values: dict[str, list[Array]] = {}
-    for block in blocks:
-        plan = encoder.plan(block.words, machine(block.words.device))
-        for name, value in encoder.physics(plan, block.numbers, many(), many=True).terms.details.items():
+    for _, _, _, terms, _, _ in grounds:
+        for name, value in terms.details.items():
             values.setdefault(name, []).append(np.atleast_1d(np.asarray(value, np.float64)))
     whole = {name: np.concatenate(parts) for name, parts in values.items()}
     return tuple(sorted(name for name, column in whole.items() if column.min() < column.max()))

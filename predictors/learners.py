@@ -24,6 +24,17 @@ _CHUNK = 1024
 """Rows evaluated at once: their activations stay in a core's cache."""
 
 
+def _add_to_diagonal(square: Array, value: float) -> None:
+    """Add in place; what a diagonal matrix of its own would cost shows with hundreds of small fits."""
+    square.flat[:: len(square) + 1] += value
+
+
+def _median(values: Array) -> float:
+    """The median; what numpy's takes beyond sorting shows with hundreds of small fits."""
+    ordered, half = np.sort(values), len(values) // 2
+    return float(ordered[half] if len(values) % 2 else 0.5 * (ordered[half - 1] + ordered[half]))
+
+
 class Learner(Protocol):
     """What every learner does."""
 
@@ -130,11 +141,12 @@ class Linear:
             total = weight.sum()
             mx, my = weight @ x / total, float(weight @ y / total)
             xc = (x - mx) * weight[:, None]
-            gram = xc.T @ (x - mx) + penalty * total * np.eye(x.shape[1])
+            gram = xc.T @ (x - mx)
+            _add_to_diagonal(gram, penalty * total)
             w = np.linalg.solve(gram, xc.T @ (y - my))
             bias = my - float(mx @ w)
             residual = np.abs(y - x @ w - bias)
-            spread = 1.5 * np.median(residual) + 1e-9
+            spread = 1.5 * _median(residual) + 1e-9
             weight = spread / np.maximum(residual, spread)
         return cls(w, bias)
 
@@ -170,11 +182,21 @@ class Gaussian:
         self._squares = (points**2).sum(axis=1)
 
     @staticmethod
-    def kernel(a: Array, b: Array, length: float) -> Array:
-        """The kernel of unit amplitude between rows of ``a`` and ``b``."""
+    def distances(a: Array, b: Array) -> Array:
+        """The distances, times the square root of 3, between rows of ``a`` and ``b``."""
         squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2.0 * (a @ b.T)
-        r = np.sqrt(3.0 * np.maximum(squares, 0.0)) / length
+        return np.asarray(np.sqrt(3.0 * np.maximum(squares, 0.0)))
+
+    @staticmethod
+    def matern(distances: Array, length: float) -> Array:
+        """The kernel of unit amplitude at :meth:`distances`."""
+        r = distances / length
         return np.asarray((1.0 + r) * np.exp(-r))
+
+    @classmethod
+    def kernel(cls, a: Array, b: Array, length: float) -> Array:
+        """The kernel of unit amplitude between rows of ``a`` and ``b``."""
+        return cls.matern(cls.distances(a, b), length)
 
     @classmethod
     def fit(cls, x: Array, y: Array, penalty: float, length: float, noise: float) -> Gaussian:
@@ -182,9 +204,38 @@ class Gaussian:
         linear = Linear.fit(x, y, penalty)
         length = length * float(x.shape[1]) ** 0.5
         gram = cls.kernel(x, x, length)
-        gram[np.diag_indices_from(gram)] += noise
+        _add_to_diagonal(gram, noise)
         dual: Array = np.asarray(np.linalg.solve(gram, y - linear.predict(x)), np.float64)
         return cls(linear, x, dual, length)
+
+    @classmethod
+    def tried(
+        cls, linear: Linear, known: tuple[Array, Array], asked: Array, lengths: Sequence[float], noises: Sequence[float]
+    ) -> Array:
+        """What :meth:`fit` with each of several lengths and noises would predict, with one set of distances for all.
+
+        Args:
+            linear: the ridge regression of the rows learned from.
+            known: features ``(n, d)`` and targets ``(n,)`` of those rows.
+            asked: features ``(m, d)`` of the rows to predict.
+            lengths, noises: as :meth:`fit` takes them.
+
+        Returns:
+            Predictions of shape ``(lengths, noises, m)``.
+        """
+        x, y = known
+        within, across = cls.distances(x, x), cls.distances(asked, x)
+        start, residual = linear.predict(asked), (y - linear.predict(x))[:, None]
+        out = np.empty((len(lengths), len(noises), len(asked)))
+        for i, length in enumerate(lengths):
+            scaled = length * float(x.shape[1]) ** 0.5
+            kernel = cls.matern(across, scaled)
+            grams = np.repeat(cls.matern(within, scaled)[None], len(noises), axis=0)
+            for gram, noise in zip(grams, noises, strict=True):
+                _add_to_diagonal(gram, noise)
+            for j, dual in enumerate(np.linalg.solve(grams, residual[None])):
+                out[i, j] = start + kernel @ dual[:, 0]
+        return out
 
     def predict(self, x: Array) -> Array:
         """See :meth:`Learner.predict`."""

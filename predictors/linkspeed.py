@@ -125,8 +125,8 @@ def _is_transfer(op: str) -> bool:
 def _moved(block: Block, machine: Machine) -> Iterator[tuple[str, Array]]:
     """Bytes over each link of the rows of a block ``(n,)``; links that none of them uses are left out."""
     encoder = Encoder(family_of(block.words.op), Base({"*": Curve((0.0,), (1e-6,), (1.0,))}), {}, [])
-    physics = encoder.physics(encoder.plan(block.words, machine), block.numbers, many(), many=True)
-    for link, count in physics.terms.link_bytes.items():
+    _, _, _, terms, _, _ = encoder.grounds(encoder.plan(block.words, machine), block.numbers, many(), many=True)
+    for link, count in terms.link_bytes.items():
         moved = np.broadcast_to(np.asarray(count, np.float64), len(block.rows))
         if moved.any():
             yield link, moved

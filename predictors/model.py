@@ -14,7 +14,7 @@ from wattline.predictors.learners import Learner, Scaler
 from wattline.predictors.parts import Correction, PowerPart, State, join, learner_from, learner_state, part_of
 from wattline.predictors.physics import Machine, many
 from wattline.predictors.power import Limits, utilisation, watts
-from wattline.predictors.rows import Encoder, Physics, Plan
+from wattline.predictors.rows import Encoder, Grounds, Physics, Plan
 from wattline.predictors.samples import Samples
 from wattline.predictors.table import Block, Words
 
@@ -162,13 +162,18 @@ class FamilyModel:
 
     # -- rows to numbers ------------------------------------------------------------------------------------------
 
-    def encode(self, blocks: Sequence[Block], machine: Callable[[str], Machine]) -> Encoded:
-        """Encode the rows of blocks."""
+    def encode(
+        self,
+        blocks: Sequence[Block],
+        machine: Callable[[str], Machine],
+        grounds: Sequence[Grounds | None] | None = None,
+    ) -> Encoded:
+        """Encode the rows of blocks; ``grounds`` are those of each block, where they are known already."""
         plans, parts, physics = [], [], []
         start = 0
-        for block in blocks:
+        for block, known in zip(blocks, grounds or [None] * len(blocks), strict=True):
             plan = self.encoder.plan(block.words, machine(block.words.device))
-            found = self.encoder.physics(plan, block.numbers, many(), many=True)
+            found = self.encoder.physics(plan, block.numbers, many(), many=True, grounds=known)
             n = len(block.rows)
             plans.append((plan, slice(start, start + n)))
             parts.append(self.encoder.matrix(plan, found.features, n))

@@ -39,6 +39,8 @@ COLUMNS = (*FIGURES, "bound_by", "in_domain", "source")
 """Columns of a prediction."""
 SOURCES = ("analytical", "transfer", "learned")
 """Where a prediction may come from."""
+_THREADED = 4096
+"""Rows from which on threads are worth their start."""
 
 
 class KernelPredictor:
@@ -217,8 +219,8 @@ class KernelPredictor:
             model, own = piece
             _write(out, model.answer(model.encode(own, self._machine), coverage))
 
-        # numpy lets go of the interpreter in most of what is done here; pieces write to rows of their own.
-        workers = min(len(pieces), len(os.sched_getaffinity(0)))
+        # numpy lets go of the interpreter in most of what is done with many rows; pieces write to rows of their own.
+        workers = min(len(pieces), len(os.sched_getaffinity(0))) if n >= _THREADED else 1
         if workers > 1:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(answer, pieces))

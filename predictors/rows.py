@@ -51,6 +51,10 @@ class Plan:
     unseen: tuple[str, ...]
 
 
+Grounds = tuple[dict[str, Any], dict[str, Any], dict[str, Any], Terms, Any, list[Any]]
+"""Parameters of the family, others, those of them that every row has, terms, busy seconds, the family's features."""
+
+
 @dataclass
 class Physics:
     """The analytical figures of rows: terms, base, numeric features, and octaves outside the trained ranges."""
@@ -126,7 +130,17 @@ class Encoder:
             unseen=tuple(dict.fromkeys(unseen)),
         )
 
-    def physics(self, plan: Plan, numbers: Mapping[str, Any], xp: Any, *, many: bool) -> Physics:
+    def grounds(self, plan: Plan, numbers: Mapping[str, Any], xp: Any, *, many: bool) -> Grounds:
+        """What of :meth:`physics` follows from rows and machine alone, whatever was learned; arguments as there."""
+        given = complete(numbers, self.family.params, plan.words.op, many=many)
+        rest = {k: v for k, v in numbers.items() if k not in given}
+        whole = {k: v for k, v in rest.items() if not np.isnan(v).any()}
+        terms = terms_of(plan.model, {**whole, **given, **plan.fixed}, plan.machine, plan.warm, xp)
+        return given, rest, whole, terms, *self.family.features(given, terms, plan.machine, xp)
+
+    def physics(
+        self, plan: Plan, numbers: Mapping[str, Any], xp: Any, *, many: bool, grounds: Grounds | None = None
+    ) -> Physics:
         """The analytical figures and numeric features.
 
         Args:
@@ -134,18 +148,15 @@ class Encoder:
             numbers: numeric parameters: floats, or arrays of one shape.
             xp: the namespace of functions.
             many: whether the numbers are arrays.
+            grounds: those of these rows, where they are known already.
         """
-        given = complete(numbers, self.family.params, plan.words.op, many=many)
-        rest = {k: v for k, v in numbers.items() if k not in given}
-        whole = {k: v for k, v in rest.items() if not np.isnan(v).any()}
-        terms = terms_of(plan.model, {**whole, **given, **plan.fixed}, plan.machine, plan.warm, xp)
-        busy, features = self.family.features(given, terms, plan.machine, xp)
+        given, rest, whole, terms, busy, own = grounds or self.grounds(plan, numbers, xp, many=many)
         position = xp.log2(given["world_size"]) if self.collective else 0.0
         alpha, beta, extra = plan.curve(position)
         linked = beta * busy
         base = alpha + linked + extra * linked / (linked + extra + TINY)
         share = alpha / base
-        features += [xp.log2(share), share, xp.log2(base)]
+        features = [*own, xp.log2(share), share, xp.log2(base)]
         for name, stand_in in self.extras.items():
             value = rest.get(name, stand_in)
             value = np.where(np.isnan(value), stand_in, value) if many else stand_in if math.isnan(value) else value

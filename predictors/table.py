@@ -103,14 +103,16 @@ def blocks_of(X: pd.DataFrame) -> list[Block]:
         if len(found) > 1:
             codes = pd.factorize(codes * len(found) + own)[0].astype(np.int64)
     order = np.argsort(codes, kind="stable")
+    names, columns = list(numbers), list(numbers.values())
+    given = np.array([~np.isnan(column) for column in columns]).reshape(len(columns), len(X))
     out = []
     for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         first = {name: found[own[rows[0]]] for name, (own, found) in words.items()}
         others = tuple(sorted((k, v) for k, v in first.items() if k not in NAMED and v))
         named = Words(**{k: first.get(k, "") for k in NAMED}, others=others)
         check_format(named.dtype)
-        present = {k: v[rows] for k, v in numbers.items()}
-        out.append(Block(named, rows, {k: v for k, v in present.items() if not np.isnan(v).all()}))
+        present = np.flatnonzero(given[:, rows].any(axis=1))
+        out.append(Block(named, rows, {names[i]: columns[i][rows] for i in present}))
     return out
 
 

@@ -86,35 +86,39 @@ def fit_learner(
         held = np.full(len(y), np.median(y))
         return Fitted(Linear.constant(y, d), held, {"analytical": float(np.mean(np.abs(held - y)))})
 
-    def cross(make: Any) -> Array:
+    parts = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in folds]
+
+    def cross(models: Sequence[Linear]) -> Array:
         held = np.empty(len(y))
-        for f in folds:
-            test = fold == f
-            held[test] = make(x[~test], y[~test]).predict(x[test])
+        for (_, test), model in zip(parts, models, strict=True):
+            held[test] = model.predict(x[test])
         return held
 
-    def constant(a: Array, b: Array) -> Linear:
-        return Linear.constant(b, d)
-
-    consider("analytical", cross(constant), constant)
+    level = [Linear.constant(y[train], d) for train, _ in parts]
+    consider("analytical", cross(level), lambda a, b: Linear.constant(b, d))
     penalties = _PENALTIES if len(y) <= 20_000 else _PENALTIES[:1]
+    ridges: dict[float, list[Linear]] = {}
     for penalty in penalties:
 
         def ridge(a: Array, b: Array, penalty: float = penalty) -> Linear:
             return Linear.fit(a, b, penalty)
 
-        consider(f"ridge {penalty:g}", cross(ridge), ridge)
+        ridges[penalty] = [ridge(x[train], y[train]) for train, _ in parts]
+        consider(f"ridge {penalty:g}", cross(ridges[penalty]), ridge)
     assert best is not None
     penalty = min(penalties, key=lambda p: scores[f"ridge {p:g}"])
     if len(y) <= FEW:
-        thrifty = len(y) > 500
-        for length in _LENGTHS:
-            for noise in _NOISES[:: 2 if thrifty else 1]:
+        noises = _NOISES[:: 2 if len(y) > 500 else 1]
+        tried = np.empty((len(_LENGTHS), len(noises), len(y)))
+        for (train, test), linear in zip(parts, ridges[penalty], strict=True):
+            tried[:, :, test] = Gaussian.tried(linear, (x[train], y[train]), x[test], _LENGTHS, noises)
+        for i, length in enumerate(_LENGTHS):
+            for j, noise in enumerate(noises):
 
                 def gaussian(a: Array, b: Array, length: float = length, noise: float = noise) -> Gaussian:
                     return Gaussian.fit(a, b, penalty, length, noise)
 
-                consider(f"ridge + gaussian {length:g} {noise:g}", cross(gaussian), gaussian)
+                consider(f"ridge + gaussian {length:g} {noise:g}", tried[i, j], gaussian)
     else:
         network, held = _fit_network(x, y, fold, penalty=penalty, seed=seed, drop=drop, effort=effort)
         consider("ridge + network", held, lambda a, b: network)
