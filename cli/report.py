@@ -29,11 +29,13 @@ def command(
     A folder that holds several runs stands for these: alone, each is a side of its own; beside others, they are
     repeats of one side.
     """
-    from wattline.reports import write_comparison, write_report
+    from wattline import reports
+    from wattline.garbage import seldom_collected
     from wattline.run import MANIFEST
 
     several = len(run) > 1 or (not (run[0] / MANIFEST).exists() and any(run[0].glob(f"*/{MANIFEST}")))
-    path = write_comparison(run, out or "comparison.html") if several else write_report(run[0], out)
+    with seldom_collected():  # already while pandas and Matplotlib load; of the two writers only one is loaded
+        path = reports.write_comparison(run, out or "comparison.html") if several else reports.write_report(run[0], out)
     if not quiet:
         typer.echo(str(path))
     if open_:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from wattline.device import DeviceSpec
 from wattline.errors import UnsupportedError
 from wattline.formats import FORMATS
@@ -103,7 +105,11 @@ class ReportData:
     @cached_property
     def plain_frame(self) -> pd.DataFrame:
         """One row per record with the columns of :func:`wattline.frame.to_frame`, indexed by position."""
-        frame = to_frame(self.records)
+        import pandas as pd
+
+        # Text as Python objects: Arrow's pays with many rows, and a report picks few of many columns all the time.
+        with pd.option_context("mode.string_storage", "python"):
+            frame = to_frame(self.records)
         frame.index = self.positions
         return frame
 
@@ -152,12 +158,22 @@ class ReportData:
         return cast("pd.DataFrame", self.once(("usable", *sorted(set(ops))), lambda: self._usable_of(set(ops))))
 
     def _usable_of(self, ops: set[str]) -> pd.DataFrame:
-        rows = self.frame[self.frame["op"].isin(ops)]
+        frame = self.frame
+        of_ops = np.array([record.case.op in ops for record in self.records], bool)
         own = {name for record in self.records if record.case.op in ops for name in record.case.params}
-        others = {name for record in self.records for name in record.case.params} - own
-        detail = [c for c in rows.columns if c.startswith(("work.", "fact.", "telemetry.")) and rows[c].isna().all()]
-        idle = [*detail, *(c for c in rows.columns if c in others and c not in FIXED_COLUMNS)]
-        return rows.loc[rows.index.isin(self.usable.index), ~rows.columns.isin(idle)].copy()
+        others = {name for record in self.records for name in record.case.params} - own - set(FIXED_COLUMNS)
+        told = self._present[of_ops].any(axis=0)
+        kept = [
+            i for i, c in enumerate(frame.columns)
+            if c not in others and (told[i] or not c.startswith(("work.", "fact.", "telemetry.")))
+        ]  # fmt: skip
+        # Columns first: what would be cut away is not copied.
+        return frame.iloc[:, kept].iloc[np.flatnonzero(of_ops & frame.index.isin(self.usable.index))].copy()
+
+    @cached_property
+    def _present(self) -> np.ndarray:
+        """Where :attr:`frame` holds something, of shape ``(records, columns)``."""
+        return self.frame.notna().to_numpy()
 
     @cached_property
     def main(self) -> pd.DataFrame:

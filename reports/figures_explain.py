@@ -51,8 +51,8 @@ def explained(data: ReportData) -> list[Explained]:
     """The operations with enough shapes, each under its most frequent implementation, format and regime."""
     found = []
     for op in OPS:
-        rows = data.usable
-        rows = rows[(rows["op"] == op) & (rows["variant"].fillna("") != "b")]
+        rows = data.usable_of([op])
+        rows = rows[rows["variant"].fillna("") != "b"]
         rows = rows[~rows["flags"].fillna("").str.contains(DISTURBED)]
         for name in ("impl", "dtype", "regime", "data"):
             if len(rows):

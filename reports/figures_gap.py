@@ -63,6 +63,11 @@ class Slow:
 
 def bounded(data: ReportData) -> pd.DataFrame:
     """The usable rows with a bound that nothing disturbed and that are more than a launch."""
+    rows: pd.DataFrame = data.once("bounded", lambda: _bounded(data))
+    return rows
+
+
+def _bounded(data: ReportData) -> pd.DataFrame:
     rows = data.usable
     rows = rows[rows["bound_s"].gt(0) & rows["time_s"].gt(0) & (rows["variant"].fillna("") != "b")]
     calm = rows[~(rows["half_width"] > STEADY) & ~rows["flags"].fillna("").str.contains(DISTURBED)]

@@ -72,7 +72,7 @@ def rides(data: ReportData, calm: bool = False) -> list[Ride]:
         data: the run.
         calm: leave out records that noise or other processes disturbed.
     """
-    rows = data.usable
+    rows = data.usable_of([OP])
     rows = rows[(rows["op"] == OP) & (rows["variant"].fillna("") != "b")]
     if rows.empty or not {"chunk", "decodes", *_SAME} <= set(rows.columns):
         return []

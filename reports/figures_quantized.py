@@ -94,7 +94,7 @@ def _line(rows: pd.DataFrame) -> pd.DataFrame:
 
 def shapes(data: ReportData, rows: pd.DataFrame | None = None) -> list[Shape]:
     """The shapes with quantised products in a run, those with the most records first."""
-    rows = data.usable if rows is None else rows
+    rows = data.usable_of([OP]) if rows is None else rows
     if not {"scheme", "group", "bits", "abits"} <= set(rows.columns):
         return []
     rows = rows[(rows["op"] == OP) & (rows["variant"].fillna("") != "b")]
@@ -201,7 +201,7 @@ def _draw(panel: Panel, series: int, rows: pd.DataFrame, baseline: pd.DataFrame)
 
 def finding(data: ReportData) -> Finding | None:
     """Up to how many rows quantised weights pay, by their width; ``None`` without such records."""
-    rows = data.usable
+    rows = data.usable_of([OP])
     if not len(rows):
         return None
     calm = rows[~(rows["half_width"] > STEADY) & ~rows["flags"].fillna("").str.contains(_DISTURBED)]

@@ -79,7 +79,7 @@ class Shape:
 
 def shapes(data: ReportData, rows: pd.DataFrame | None = None) -> list[Shape]:
     """The shapes with sparse weights in a run, those with the most records first."""
-    rows = data.usable if rows is None else rows
+    rows = data.usable_of([OP]) if rows is None else rows
     if not {"density", "pattern", "activations"} <= set(rows.columns):
         return []
     rows = rows[(rows["op"] == OP) & (rows["variant"].fillna("") != "b")]
@@ -150,7 +150,7 @@ def figures(data: ReportData) -> list[Figure]:
 
 def finding(data: ReportData) -> Finding | None:
     """The density where sparse begins to beat dense, for each shape and kernel; ``None`` without such records."""
-    rows = data.usable
+    rows = data.usable_of([OP])
     if not len(rows):
         return None
     calm = rows[~(rows["half_width"] > STEADY) & ~rows["flags"].fillna("").str.contains(_DISTURBED)]

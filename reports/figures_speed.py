@@ -35,7 +35,7 @@ def unit(dtype: str) -> str:
 def rooflines(data: ReportData) -> Figure:
     """Achieved speed against arithmetic intensity, one drawing per number format."""
     title = "Roofline by number format"
-    rows = data.usable
+    rows = data.usable[["intensity", "flops_per_s", "dtype", "regime", "rate_format", "anchor"]]
     rows = rows[rows["intensity"].gt(0) & rows["flops_per_s"].gt(0) & np.isfinite(rows["intensity"])]
     if rows.empty:
         return absent("roofline", title, _NOTHING)
@@ -116,7 +116,7 @@ def heat_map(data: ReportData) -> Figure:
         return absent(
             "heat", title, "No arithmetic peak of this device is known, so there is nothing to take a share of."
         )
-    rows = _same_rest(data, rows)
+    rows = _same_rest(data, rows)[[*PARAMS_FIRST, "dtype", "share", "rate_format", "anchor"]]
     panels: list[Markup] = []
     sources: dict[str, str] = {}
     for dtype in data.formats:
@@ -180,7 +180,7 @@ def _heat_panel(name: str, dtype: str, k: int, grid: pd.DataFrame) -> Markup:
         ax.fill([x - 0.48, x + 0.48, x + 0.48, x - 0.48], [y - 0.47, y - 0.47, y + 0.47, y + 0.47],
                 color=svg.HEAT, alpha=shade, linewidth=0)  # fmt: skip
         ax.text(x, y, f"{share * 100:.0f}", ha="center", va="center", fontsize=size,
-                color=svg.HEAT_INK if shade > 0.66 else svg.INK)  # fmt: skip
+                color=svg.HEAT_INK if shade > 0.66 else svg.INK, in_layout=False)  # fmt: skip
         panel.box(x - 0.48, y - 0.47, x + 0.48, y + 0.47, str(anchor))
     low, high = float(grid["share"].min()), float(grid["share"].max())
     return panel.svg(

@@ -19,7 +19,7 @@ MOST_PAIRS = 300
 def noise(data: ReportData) -> Figure:
     """Relative half-width of the median's interval against time."""
     title = "Noise: width of the intervals"
-    rows = data.usable
+    rows = data.usable[["half_width", "dtype", "time_s", "anchor"]]
     rows = rows[rows["half_width"].notna()]
     if rows.empty:
         return absent("noise", title, "No record has an interval.")
@@ -50,7 +50,7 @@ def _target(data: ReportData) -> float:
 def repeats(data: ReportData) -> Figure:
     """The ratio of the two measurements of each A/A pair."""
     title = "The same case measured twice (A/A)"
-    rows = data.usable
+    rows = data.usable[["variant", "key", "time_s", "time_lo_s", "time_hi_s", "anchor"]]
     rows = rows[rows["variant"].isin(["a", "b"])]
     pairs = [
         (group[group["variant"] == "a"].iloc[0], group[group["variant"] == "b"].iloc[0])

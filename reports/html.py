@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wattline import __version__
 from wattline.files import atomic_write
+from wattline.garbage import seldom_collected
 from wattline.reports.data import ReportData
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def write_report(
         StorageError: the run cannot be read or the file not written.
         SchemaError: not a run, a damaged one, or one of a newer version.
     """
-    data = ReportData.read(run)
     target = Path(out) if out is not None else Path(run) / "report.html"
+    with seldom_collected():
+        text = render(ReportData.read(run), predictor, evaluation)
     # A run of another machine may hold halves of surrogate pairs (in a host name, say), which no encoding takes.
-    atomic_write(target, render(data, predictor, evaluation).encode("utf-8", "replace"))
+    atomic_write(target, text.encode("utf-8", "replace"))
     return target
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
 
 from wattline.reports.crossover import crossover
 from wattline.reports.data import ReportData
@@ -128,9 +130,11 @@ def rows_of(question: Question, data: ReportData, calm: bool = False) -> pd.Data
         calm: leave out those that noise or other processes disturbed.
     """
     rows = data.usable_of([question.op, *question.beside])
-    rows = rows[rows["variant"].fillna("") != "b"]
+    kept = (rows["variant"].fillna("") != "b").to_numpy(bool)
     if calm:
-        rows = rows[~(rows["half_width"] > STEADY) & ~rows["flags"].fillna("").str.contains(DISTURBED)]
+        kept &= ~(rows["half_width"] > STEADY).to_numpy(bool)
+        kept &= ~rows["flags"].fillna("").str.contains(DISTURBED).to_numpy(bool)
+    rows = rows if kept.all() else rows[kept]  # a frame of many columns is not copied for nothing
     if len(rows) and question.prepare is not None:
         rows = question.prepare(rows)
     return rows
@@ -149,37 +153,78 @@ def _panels(question: Question, data: ReportData, calm: bool) -> list[LinePanel]
     rows = rows_of(question, data, calm)
     if rows.empty or question.axis not in rows.columns:
         return []
-    rows = rows[rows[question.axis].notna()]
     known = {name for r in data.records if r.case.op == question.op for name in r.case.params}
     out = {question.axis, "impl", "dtype", *question.series, *question.moving}
     keys = [k for k in ("dtype", "regime", "data", *sorted(known - out)) if k in rows.columns]
     keys += [c for c in rows.columns if c.startswith("given.")]
-    found = []
+    points = _points(rows, question, keys)
+    own = [point for point in points if point.op == question.op]
+    others = {op: [point for point in points if point.op == op] for op in question.beside}
     # Parameters that an operation beside does not have are absent in its rows: it goes along with every value.
-    for values, group in rows[rows["op"] == question.op].groupby(keys, sort=True, dropna=False):
-        given = {k.removeprefix("given."): v for k, v in zip(keys, values, strict=True)}
-        lines = list(_lines(group, question))
-        for op in question.beside:
-            shared = [k for k in keys if rows.loc[rows["op"] == op, k].notna().any()]
-            other = rows[rows["op"] == op]
-            for key in shared:
-                other = other[other[key] == given[key.removeprefix("given.")]]
-            lines += [Line(f"{op} {line.name}", line.rows, beside=True) for line in _lines(other, question)]
-        if any(len(line.rows) > 1 for line in lines):
-            found.append(LinePanel(given, tuple(lines)))
+    shared = {
+        op: [i for i in range(len(keys)) if any(point.given[i] is not None for point in other)]
+        for op, other in others.items()
+    }
+    found = []
+    for values, group in _grouped(own, lambda point: point.given):
+        lines = [(name, at, False) for name, at in _lines(group, question)]
+        for op, other in others.items():
+            along = [p for p in other if all(p.given[i] == values[i] is not None for i in shared[op])]
+            lines += [(f"{op} {name}", at, True) for name, at in _lines(along, question)]
+        if any(len(at) > 1 for _, at, _ in lines):
+            given = {key.removeprefix("given."): value for key, value in zip(keys, values, strict=True)}
+            found.append(LinePanel(given, tuple(Line(name, rows.iloc[at], beside) for name, at, beside in lines)))
     return sorted(found, key=lambda p: (-p.records, str(p.given)))
 
 
-def _lines(rows: pd.DataFrame, question: Question) -> list[Line]:
-    if rows.empty:
-        return []
+class _Point(NamedTuple):
+    """What tells a row apart: operation, conditions, what names its line, and its position; absent is ``None``."""
+
+    op: str
+    given: tuple[Any, ...]
+    names: tuple[Any, ...]
+    at: int
+
+
+def _points(rows: pd.DataFrame, question: Question, keys: Sequence[str]) -> list[_Point]:
+    """The rows by rising axis; of several of one point the quickest counts.
+
+    Plain tuples: rows are few, and a frame takes a millisecond for each step of what follows.
+    """
+    given, names = (
+        list(zip(*(_values(rows[name]) for name in columns), strict=True)) if columns else [()] * len(rows)
+        for columns in (keys, question.series)
+    )
+    place, ops = rows[question.axis].to_numpy(float, na_value=np.nan), rows["op"].tolist()
+    quickest: dict[tuple[Any, ...], int] = {}
+    for i in np.argsort(rows["time_s"].to_numpy(float), kind="stable").tolist():
+        if place[i] == place[i]:
+            quickest.setdefault((ops[i], given[i], names[i], place[i]), i)
+    return [_Point(ops[i], given[i], names[i], i) for i in sorted(quickest.values(), key=lambda i: place[i])]
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    absent = column.isna().tolist()
+    return [None if gone else value for value, gone in zip(column.tolist(), absent, strict=True)]
+
+
+def _grouped(
+    points: Sequence[_Point], key: Callable[[_Point], tuple[Any, ...]]
+) -> list[tuple[tuple[Any, ...], list[_Point]]]:
+    """Points of equal keys together, in their order; keys rise, what is absent last."""
+    groups: dict[tuple[Any, ...], list[_Point]] = {}
+    for point in points:
+        groups.setdefault(key(point), []).append(point)
+    return sorted(groups.items(), key=lambda group: [(v is None, 0 if v is None else v) for v in group[0]])
+
+
+def _lines(points: Sequence[_Point], question: Question) -> list[tuple[str, list[int]]]:
+    """Name and positions of each line among points that agree in all else."""
     lines = []
-    quickest = rows.sort_values("time_s", kind="stable")  # of several records of one point the quickest counts
-    for names, group in quickest.groupby(list(question.series), sort=True, dropna=False):
-        part = group.drop_duplicates(question.axis).sort_values(question.axis)
+    for names, part in _grouped(points, lambda point: point.names):
         words = [str(n) if c == "impl" else f"{c.replace('_', ' ')} {n}"
                  for c, n in zip(question.series, names, strict=True)]  # fmt: skip
-        lines.append(Line(", ".join(words), part))
+        lines.append((", ".join(words), [point.at for point in part]))
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,10 @@ class Prediction:
 
     def scores(self) -> list[Score]:
         """All rows first, then each operation and format, then the rows outside the domain."""
+        return self._scores
+
+    @cached_property
+    def _scores(self) -> list[Score]:
         frame = self.frame
         found = [_score("all", frame)]
         groups = list(frame.groupby(["op", "dtype"], dropna=False, sort=True))

@@ -8,7 +8,6 @@ records are written here rather than by Matplotlib: one short ``<a><use/></a>`` 
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -21,6 +20,8 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+from wattline.reports.layout import OneAxes, Renderer
 
 INK, MUTED, GRID, PAPER, HEAT, HEAT_INK = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 SERIES = tuple(f"#0101{i:02x}" for i in range(16, 24))
@@ -51,7 +52,7 @@ _RC = {
     "ytick.labelcolor": INK, "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": GRID, "grid.linewidth": 0.8, "lines.linewidth": 1.6, "axes.titlelocation": "left",
-    "axes.unicode_minus": False, "axes.titlepad": 8.0,
+    "axes.unicode_minus": False, "axes.titlepad": 8.0, "axes.titley": 1.0,  # given, it is not sought again and again
 }  # fmt: skip
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -122,10 +123,9 @@ class Panel:
     def __init__(self, name: str, width: float = 370, height: float = 265) -> None:
         self.name, self.width, self.height = name, width, height
         with mpl.rc_context(_RC):
-            self.figure: Any = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+            layout: Any = OneAxes()
+            self.figure: Any = Figure(figsize=(width / 72, height / 72), dpi=72, layout=layout)
             FigureCanvasSVG(self.figure)
-            engine: Any = self.figure.get_layout_engine()
-            engine.set(w_pad=3 / 72, h_pad=3 / 72)
             self.ax: Any = self.figure.add_subplot()
         self._points: list[tuple[int, Any, Any, list[str]]] = []
         self._boxes: list[tuple[float, float, float, float, str]] = []
@@ -191,10 +191,11 @@ class Panel:
             low, high = getattr(self.ax, f"get_{axis}lim")()
             most = max(3, int((self.width if axis == "x" else self.height) / (62 if axis == "x" else 36)))
             getattr(self.ax, f"{axis}axis").set_major_locator(FixedLocator(log_ticks(low, high, base, most)))
-        buffer = io.BytesIO()
         with mpl.rc_context({**_RC, "svg.hashsalt": self.name}):
-            self.figure.canvas.print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        root = _plain(ET.fromstring(buffer.getvalue()), self.name)
+            renderer = Renderer(self.width, self.height)
+            self.figure.draw(renderer)
+            renderer.finalize()
+        root = _plain(ET.fromstring(renderer.buffer.getvalue()), self.name)
         drawing = "".join(ET.tostring(child, encoding="unicode", short_empty_elements=True) for child in root)
         # The linked points stand outside the image: an image hides what is in it from assistive technology,
         # which reads the same records from the table.

@@ -23,6 +23,8 @@ CLIFF = 0.08
 """Smallest loss of speed between neighbours that counts as a cliff, where the noise allows to see it."""
 
 _CONDITIONS = ("op", "impl", "regime", "data", "dtype")
+_FIGURES = ("flops", "flops_per_s", "time_s", "time_lo_s", "time_hi_s", "efficiency", "anchor")
+"""Columns of a line, beside its conditions and sizes: of a hundred, few are copied with every group."""
 _MOVING = (("m",), ("n",), ("k",), ("m", "n"), ("m", "k"), ("n", "k"), ("m", "n", "k"))
 
 
@@ -73,7 +75,7 @@ def fine_lines(data: ReportData) -> list[Line]:
 
 
 def _fine_lines(data: ReportData) -> list[Line]:
-    rows = data.usable
+    rows = data.usable[[c for c in ("op", "variant", *PARAMS_FIRST) if c in data.usable.columns]]
     if not set(PARAMS_FIRST) <= set(rows.columns) or rows.empty:
         return []
     rows = rows[(rows["variant"].fillna("") != "b") & rows[list(PARAMS_FIRST)].notna().all(axis=1)]
@@ -81,6 +83,7 @@ def _fine_lines(data: ReportData) -> list[Line]:
         return []
     rows = data.usable_of(rows["op"].unique()).loc[rows.index]
     others = _other_params(data, rows)
+    rows = rows[[*_CONDITIONS, *PARAMS_FIRST, *others, *_FIGURES]]
     lines = [line for moving in _MOVING for line in _lines(rows, moving, others)]
     lines.sort(key=lambda line: (-len(line.rows), line.axis, line.dtype, line.fixed))
     return lines
@@ -156,6 +159,7 @@ def skinny_lines(data: ReportData, most: int = 6) -> list[Line]:
     if not set(PARAMS_FIRST) <= set(rows.columns) or rows.empty:
         return []
     lines = []
+    rows = rows[[*_CONDITIONS, *PARAMS_FIRST, *_FIGURES]]
     for _, group in rows.groupby(["dtype", "regime", "n", "k"], sort=True):
         line = group.drop_duplicates("m").sort_values("m")
         n, k = int(line["n"].iloc[0]), int(line["k"].iloc[0])

@@ -60,7 +60,7 @@ class Problem:
 
 def problems(data: ReportData, rows: pd.DataFrame | None = None) -> list[Problem]:
     """The products of a run that were measured in two tiles or more, those with the most tiles first."""
-    rows = data.usable if rows is None else rows
+    rows = data.usable_of([OP]) if rows is None else rows
     if not {*_TILE, "m", "n", "k"} <= set(rows.columns):
         return []
     rows = rows[(rows["op"] == OP) & (rows["variant"].fillna("") != "b")]
@@ -150,7 +150,7 @@ def _some(rows: pd.DataFrame) -> pd.DataFrame:
 
 def finding(data: ReportData) -> Finding | None:
     """The best tile by time, energy and power for each product; ``None`` without such records."""
-    rows = data.usable
+    rows = data.usable_of([OP])
     everything = problems(data)
     if not everything:
         return None

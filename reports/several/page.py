@@ -14,6 +14,7 @@ from markupsafe import Markup
 from wattline import __version__
 from wattline.errors import UsageError
 from wattline.files import atomic_write
+from wattline.garbage import seldom_collected
 from wattline.reports.comparing.comparison import (
     CONFIDENCE,
     MARGIN,
@@ -131,9 +132,11 @@ def write_comparison(
         given = [*run_folders(given[0])]
     if len(given) < 2:
         raise UsageError("a report on several runs needs two at least", todo="name another run folder")
-    sides = [side if isinstance(side, Side) else read_side(side) for side in given]
     target = Path(out)
-    atomic_write(target, render(build(sides, margin, confidence)).encode("utf-8", "replace"))
+    with seldom_collected():
+        sides = [side if isinstance(side, Side) else read_side(side) for side in given]
+        text = render(build(sides, margin, confidence))
+    atomic_write(target, text.encode("utf-8", "replace"))
     return target
 
 

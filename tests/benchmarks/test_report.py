@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from wattline.case import Case
 from wattline.device import Ceilings, DeviceSpec
 from wattline.record import Record
 from wattline.reports import write_report
-from wattline.run import PlannedCase, RunWriter
+from wattline.run import PlannedCase, Run, RunWriter
 from wattline.stats import summarize
 from wattline.work import bound
 from wattline.workmodels import work_of
@@ -47,28 +48,49 @@ def cases() -> Iterator[Case]:
                 yield Case("gemm.dense", "torch", params, "hot" if (m + n) % 7 == 0 else "cold")
 
 
-@pytest.fixture(scope="module", params=COUNTS)
-def run(request: Any, tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., Record]) -> Path:
-    """A run of that many records of thirty samples, with its predictor."""
-    from wattline.predictors import fit_run
-
+def write_run(folder: Path, cases: Iterable[PlannedCase], like: Record) -> Path:
+    """A run of these cases: times between a third and nine tenths of what the roofline allows, thirty samples each."""
     rng = np.random.default_rng(3)
-    like = make_record(samples=[1e-3] * 30)
     made = []
-    for i, case in zip(range(request.param), cases(), strict=False):
+    for i, planned in enumerate(cases):
+        case = planned.case
         work = work_of(case.op, case.params)
         limit = bound(work, DEVICE, cached=case.regime == "hot")
         samples = (limit.time_s / rng.uniform(0.3, 0.9) + 3e-6) * (1 + 0.004 * rng.standard_normal(30))
         measured = replace(like.measurement, samples_s=tuple(map(float, samples)), stats=summarize(samples))
-        made.append(replace(like, case=case, measurement=measured, work=work, device=DEVICE.id, sequence=i))
-    folder = tmp_path_factory.mktemp("runs") / str(request.param)
+        made.append(replace(like, case=case, measurement=measured, work=work, device=DEVICE.id, sequence=i,
+                            bound_s=limit.time_s, bound_by=limit.by, variant=planned.variant))  # fmt: skip
     manifest = {"device": DEVICE.to_dict(), "state": "complete", "totals": {"planned": len(made)}}
     with RunWriter.create(folder, manifest, [PlannedCase(r.case) for r in made[:1]]) as writer:
         writer_lines = "".join(record.to_json() + "\n" for record in made)
     (folder / "records.jsonl").write_text(writer_lines, encoding="utf-8")  # synced once, not for every record
     assert writer.path == folder
+    return folder
+
+
+@pytest.fixture(scope="module", params=COUNTS)
+def run(request: Any, tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., Record]) -> Path:
+    """A run of that many records of thirty samples, with its predictor."""
+    from wattline.predictors import fit_run
+
+    folder = tmp_path_factory.mktemp("runs") / str(request.param)
+    write_run(folder, map(PlannedCase, islice(cases(), request.param)), make_record(samples=[1e-3] * 30))
     if request.param <= COUNTS[0]:
         fit_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., Record]) -> Path:
+    """A run of everything that the preset ``standard`` plans for a CPU, with its predictor."""
+    from wattline.predictors import fit_run
+    from wattline.suites.plan import make_plan
+    from wattline.suites.workload import Machine
+
+    machine = Machine(kind="cpu", torch_version=(2, 13), memory_bytes=8 * 10**9, cache_bytes=16 * 10**6)
+    planned = make_plan("standard", machine=machine).cases
+    folder = write_run(tmp_path_factory.mktemp("runs") / "mixed", planned, make_record(samples=[1e-3] * 30))
+    fit_run(folder)
     return folder
 
 
@@ -81,6 +103,21 @@ def test_writing(benchmark: Any, run: Path) -> None:
     benchmark.extra_info |= {"records": records, "megabytes": size / 1e6, "cpu_s": cpu_s}
     print(f"\n{records} records: {size / 1e6:.2f} MB, {cpu_s:.1f} s of processor time")
     assert size <= max(2e6, 600 * records)
+
+
+def test_writing_a_mixed_run(benchmark: Any, mixed: Path) -> None:
+    """Some fifty operations: as many records take longer than those of one, for each asks for figures of its own."""
+    began = time.process_time()
+    path = benchmark.pedantic(write_report, args=(mixed,), rounds=1, iterations=1)
+    cpu_s = time.process_time() - began
+    records = list(Run(mixed).records())
+    ops, figures = len({record.case.op for record in records}), path.read_text(encoding="utf-8").count("<figure")
+    size = path.stat().st_size
+    benchmark.extra_info |= {"records": len(records), "megabytes": size / 1e6, "cpu_s": cpu_s, "ops": ops}
+    print(f"\n{len(records)} records of {ops} operations, {figures} figures: {size / 1e6:.2f} MB, "
+          f"{cpu_s:.1f} s of processor time")  # fmt: skip
+    assert figures >= 20, "most operations answer a question of their own"
+    assert size <= 2e6
 
 
 def test_opening(benchmark: Any, run: Path) -> None:
