@@ -10,7 +10,7 @@ the training rows per device, regime, implementation and format; for collectives
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,12 +36,19 @@ class Curve:
 
     ``extra`` is latency that grows in with the message: collectives switch from a protocol of low latency to one of
     high bandwidth. It counts fully once the link is busy for longer than it.
+
+    ``sharp`` says how launching and being busy add up, as ``(alpha^s + busy^s)^(1/s)``: one after the other (1), or
+    beside each other (large), where a host prepares several kernels while the device is at work and the longer of the
+    two decides. ``passes`` counts how often, beyond the compulsory traffic, a kernel moves the bytes of its
+    activations: quantising them on the fly does.
     """
 
     at: tuple[float, ...]
     alpha: tuple[float, ...]
     beta: tuple[float, ...]
     extra: tuple[float, ...] = (0.0,)
+    sharp: tuple[float, ...] = (1.0,)
+    passes: tuple[float, ...] = (0.0,)
 
     def __call__(self, position: Any) -> tuple[Any, Any, Any]:
         """``alpha``, ``beta`` and ``extra`` at a position, interpolated."""
@@ -63,10 +70,58 @@ def fit_floor(time: Array, busy: Array, prior: float) -> Curve:
     Only rows near the shortest say something about launching. Where even those are long, the prior holds unless
     they are quicker.
     """
+    return Curve((0.0,), (_floor(time, busy, prior),), (1.0,))
+
+
+def _floor(time: Array, busy: Array, prior: float) -> float:
     short = time <= 1.5 * np.quantile(time, 0.02)
     spare = float(np.median(time[short] - np.minimum(busy[short], 0.9 * time[short])))
     floor = spare if time[short].min() < 30 * prior else min(spare, prior)
-    return Curve((0.0,), (float(np.clip(floor, *FLOOR_RANGE)),), (1.0,))
+    return float(np.clip(floor, *FLOOR_RANGE))
+
+
+def fit_kernel(time: Array, busy: Array, streamed: Array, prior: float, seed: int = 0) -> Curve:
+    """Floor, sharpness and passes of one kernel (an implementation and format): those that explain its times best.
+
+    Plainer ones stay unless errors scatter clearly less around their median; the level is what is learned.
+
+    Args:
+        time: seconds ``(n,)``.
+        busy: seconds that the device is busy at best ``(n,)``.
+        streamed: seconds that the bytes of the activations take once ``(n,)``; zeros where nobody knows them.
+        prior: launch floor of the device.
+        seed: of the rows that are looked at, where they are many.
+    """
+    if len(time) > _LOOKED_AT:
+        chosen = np.random.default_rng(seed).permutation(len(time))[:_LOOKED_AT]
+        time, busy, streamed = time[chosen], busy[chosen], streamed[chosen]
+    # Long kernels say what being busy costs; short ones are all floor, and often the most.
+    weight = np.log(time / time.min()) + 0.05
+    weight /= weight.sum()
+
+    def scatter(passes: float, sharp: float, floor: float) -> float:
+        error = np.log(time) - np.log(floor**sharp + (busy + passes * streamed) ** sharp) / sharp
+        return float(weight @ np.abs(error - np.median(error)))
+
+    plain = (0.0, 1.0, _floor(time, busy, prior))
+    tried = []
+    for passes in PASSES if streamed.any() else PASSES[:1]:
+        first = _floor(time, busy + passes * streamed, prior)
+        tried.append((passes, 1.0, first))
+        tried += [(passes, sharp, first * 2.0 ** (step / 8)) for sharp in _SHARP for step in _STEPS]
+    errors = [scatter(*each) for each in tried]
+    # The plainest of those that are about as good as the best.
+    best = next(each for each, error in zip(tried, errors, strict=True) if error <= _ABOUT * min(errors))
+    passes, sharp, floor = best if min(errors) < _CLEARLY * scatter(*plain) else plain
+    return Curve((0.0,), (float(np.clip(floor, *FLOOR_RANGE)),), (1.0,), (0.0,), (sharp,), (passes,))
+
+
+_SHARP = (2.0, 4.0, 8.0)
+_STEPS = range(-3, 7)
+PASSES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+"""Passes over the bytes of the activations that are tried."""
+_CLEARLY, _ABOUT = 0.9, 1.02
+_LOOKED_AT = 5000
 
 
 SHARED = 0.6
@@ -153,11 +208,14 @@ class Base:
         for name, found in wider.items():
             at = sorted({a for c in found for a in c.at})
             both = np.array([[c(a) for a in at] for c in found], float)
-            self.curves[name] = Curve(tuple(at), *(tuple(map(float, part)) for part in np.median(both, axis=0).T))
+            # Of two that differ the plainer one: what is not agreed on is left to learning.
+            shape = np.quantile([[c.sharp[0], c.passes[0]] for c in found], 0.5, axis=0, method="lower")
+            parts = [tuple(map(float, part)) for part in np.median(both, axis=0).T]
+            self.curves[name] = Curve(tuple(at), *parts, *((float(v),) for v in shape))
 
     def state(self) -> dict[str, Any]:
         """Plain facts."""
-        return {k: [list(c.at), list(c.alpha), list(c.beta), list(c.extra)] for k, c in self.curves.items()}
+        return {k: [list(part) for part in astuple(c)] for k, c in self.curves.items()}
 
     @classmethod
     def from_state(cls, facts: Mapping[str, Any]) -> Base:

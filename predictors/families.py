@@ -33,6 +33,7 @@ class Family:
         features: the feature function.
         names: names of the features, in its order.
         power_only: features that power alone reads; zero where time is learned.
+        streamed: seconds that one byte of each number of the activations takes to move; ``None``: unknown.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Family:
     features: FeatureFunction
     names: tuple[str, ...]
     power_only: frozenset[str] = frozenset()
+    streamed: Callable[[Mapping[str, Any], Machine], Any] | None = None
 
 
 def _roof(t: Terms, m: Machine, xp: Any) -> list[Any]:
@@ -228,7 +230,13 @@ def _generic(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
 
 
 _GEMM_PARAMS: dict[str, float | None] = {"batch": 1.0, "m": NEEDED, "n": NEEDED, "k": NEEDED}
-_GEMM_FAMILY = Family("gemm", _GEMM_PARAMS, _gemm, _GEMM, frozenset({"log_m"}))
+
+
+def _gemm_streamed(p: Mapping[str, Any], m: Machine) -> Any:
+    return 1.0 * p["batch"] * p["m"] * p["k"] / (m.bandwidth or 1e11)
+
+
+_GEMM_FAMILY = Family("gemm", _GEMM_PARAMS, _gemm, _GEMM, frozenset({"log_m"}), _gemm_streamed)
 _ATTENTION_PARAMS: dict[str, float | None] = {
     "batch": 1.0, "q_len": NEEDED, "kv_len": NEEDED, "heads": NEEDED, "kv_heads": NEEDED, "head_dim": NEEDED,
     "window": 0.0,

@@ -11,17 +11,17 @@ import numpy as np
 
 from wattline.device import DeviceSpec
 from wattline.predictors.base import (
-    FLOOR_RANGE,
     Base,
     Curve,
     fit_beta,
-    fit_floor,
+    fit_kernel,
     fit_latency,
     launch_floor,
     share_links,
     towards_usual,
 )
 from wattline.predictors.families import Family
+from wattline.predictors.floors import with_floors
 from wattline.predictors.forest import unavailable
 from wattline.predictors.intervals import Intervals
 from wattline.predictors.learners import Averaged, Scaler
@@ -43,8 +43,6 @@ FOLDS = 4
 _POWER_ROWS = 12
 """Rows with measured power below which power is not learned."""
 _TRANSFER_ROWS = 6000
-_FLOOR_FEW = 5
-"""The same when a few rows adapt a model that knows floors of other devices."""
 _SHARES = (1.0, 0.5, 0.0)
 """Weights of the learner that are tried on a new device, beside the one for devices that nobody measured."""
 _FLOOR_ROWS = 20
@@ -136,7 +134,7 @@ def adapt_family(
     """A copy of a model that a few rows have corrected for their devices; ``model`` stays as it is."""
     out = copy(model)
     out.seen = {k: list(v) for k, v in model.seen.items()}
-    out.encoder = _with_floors(model, blocks, time, machine)
+    out.encoder = with_floors(model, blocks, time, machine)
     e = out.encode(blocks, machine)
     t, p = time[e.rows], power[e.rows]
     # Every row is its own group: what few rows there are were chosen by the caller.
@@ -162,41 +160,6 @@ def adapt_family(
     devices = tuple(sorted({plan.words.device for plan, _ in e.plans}))
     out.corrections = [*model.corrections, Correction(devices, fitted.learner, spread, part, len(t), share)]
     return out
-
-
-def _with_floors(
-    model: FamilyModel, blocks: Sequence[Block], time: Array, machine: Callable[[str], Machine]
-) -> Encoder:
-    """The encoder with launch floors of the kernels in a few rows: those with which the model explains them best.
-
-    Level comes after: a floor is judged by how far errors scatter around their median.
-    """
-    encoder = copy(model.encoder)
-    if encoder.collective:
-        return encoder
-    kernels: dict[str, list[Block]] = {}
-    for block in blocks:
-        kernels.setdefault(Base.keys(False, block.words)[0], []).append(block)
-    trial = copy(model)
-    for key, own in kernels.items():
-        rows = np.concatenate([b.rows for b in own])
-        if len(rows) < _FLOOR_FEW:
-            continue
-        known = encoder.base.find(False, own[0].words)
-        trial.encoder = encoder
-        best = (np.inf, encoder.base)
-        for octaves in (0.0, *(sign * step / 2 for step in range(1, 13) for sign in (1, -1))):
-            floor = known.alpha[0] * 2.0**octaves
-            if octaves and not FLOOR_RANGE[0] <= floor <= min(FLOOR_RANGE[1], float(time[rows].min())):
-                continue
-            encoder.base = Base({**encoder.base.curves, key: Curve((0.0,), (floor,), (1.0,))})
-            e = trial.encode(own, machine)
-            error = np.log(time[e.rows] / trial.answer(e, 0.9).time)
-            scatter = float(np.mean(np.abs(error - np.median(error))))
-            if scatter < 0.98 * best[0]:
-                best = (scatter, encoder.base)
-        encoder.base = best[1]
-    return encoder
 
 
 def _fit_power(
@@ -243,20 +206,23 @@ def _fit_base(
     """The curves of the base from the training rows."""
     found: dict[str, list[tuple[Array, Array, Array]]] = {}
     specs: dict[str, DeviceSpec] = {}
-    for block, plan, (*_, seconds, _features) in zip(blocks, plans, grounds, strict=True):
+    for block, plan, (given, *_, seconds, _features) in zip(blocks, plans, grounds, strict=True):
         w, n = block.words, len(block.rows)
-        position = np.log2(block.numbers["world_size"]) if encoder.collective else np.zeros(n)
-        busy = np.broadcast_to(np.asarray(seconds, np.float64), n)
+        if encoder.collective:
+            beside: Any = np.log2(block.numbers["world_size"])
+        else:
+            beside = encoder.family.streamed(given, plan.machine) if encoder.family.streamed else 0.0
+        parts = [np.broadcast_to(np.asarray(part, np.float64), n) for part in (beside, time[block.rows], seconds)]
         for key in Base.keys(encoder.collective, w)[: 1 if encoder.collective else 2]:
             specs[key] = plan.machine.spec
-            found.setdefault(key, []).append((position, time[block.rows], busy))
+            found.setdefault(key, []).append((parts[0], parts[1], parts[2]))
     whole = {k: tuple(np.concatenate(column) for column in zip(*parts, strict=True)) for k, parts in found.items()}
     # A kernel of which few rows are known shares the floor of its device.
     whole = {k: parts for k, parts in whole.items() if k.count("|") < 2 or len(parts[0]) >= _FLOOR_ROWS}
     if encoder.collective:
         base = Base(_link_curves(whole, {k.split("|", 1)[1] for k, spec in specs.items() if spec.link_bandwidth}))
     else:
-        base = Base({k: fit_floor(t, busy, launch_floor(specs[k])) for k, (_, t, busy) in whole.items()})
+        base = Base({k: fit_kernel(t, b, streamed, launch_floor(specs[k])) for k, (streamed, t, b) in whole.items()})
     base.add_means()
     return base
 

@@ -153,8 +153,13 @@ class Encoder:
         given, rest, whole, terms, busy, own = grounds or self.grounds(plan, numbers, xp, many=many)
         position = xp.log2(given["world_size"]) if self.collective else 0.0
         alpha, beta, extra = plan.curve(position)
+        (sharp,), (passes,) = plan.curve.sharp, plan.curve.passes
+        if passes and self.family.streamed:
+            busy = busy + passes * self.family.streamed(given, plan.machine)
         linked = beta * busy
         base = alpha + linked + extra * linked / (linked + extra + TINY)
+        if sharp != 1.0:
+            base = (alpha**sharp + linked**sharp) ** (1.0 / sharp)
         share = alpha / base
         features = [*own, xp.log2(share), share, xp.log2(base)]
         for name, stand_in in self.extras.items():

@@ -1,0 +1,107 @@
+"""Launch floors of a new device, from a few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wattline.predictors.base import FLOOR_RANGE, Base, Curve
+from wattline.predictors.model import FamilyModel
+from wattline.predictors.physics import Machine
+from wattline.predictors.rows import Encoder
+from wattline.predictors.table import Block
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+_FEWEST = 5
+"""Rows of one kernel from which its floor is sought."""
+_HALVES = tuple(sign * step / 2 for step in range(1, 13) for sign in (1, -1))
+"""Octaves that a floor is moved by, the nearest first."""
+_CLEARLY = 0.98
+_KERNEL = 3
+"""Bars in the key of one kernel on one device."""
+
+
+@dataclass
+class _Search:
+    """The curve of one kernel with which a model explains a few rows best.
+
+    Level comes after: a curve is judged by how far errors scatter around their median.
+    """
+
+    model: FamilyModel
+    key: str
+    blocks: Sequence[Block]
+    time: Array
+    machine: Callable[[str], Machine]
+    best: tuple[float, Curve]
+
+    def consider(self, curve: Curve) -> None:
+        """Keep a curve if it is clearly better."""
+        encoder = self.model.encoder
+        before = encoder.base
+        encoder.base = Base({**before.curves, self.key: curve})
+        e = self.model.encode(self.blocks, self.machine)
+        encoder.base = before
+        error = np.log(self.time[e.rows] / self.model.answer(e, 0.9).time)
+        scatter = float(np.mean(np.abs(error - np.median(error))))
+        if scatter < _CLEARLY * self.best[0]:
+            self.best = (scatter, curve)
+
+    def floors(self, start: Curve, highest: float) -> None:
+        """Move the floor of a curve."""
+        for octaves in _HALVES:
+            floor = start.alpha[0] * 2.0**octaves
+            if FLOOR_RANGE[0] <= floor <= min(FLOOR_RANGE[1], highest):
+                self.consider(replace(start, alpha=(floor,)))
+
+
+def _alike(base: Base, dtype: str, known: Curve) -> list[Curve]:
+    """Curves of one format that differ in more than their floor, the known one first."""
+    found = {(known.sharp, known.passes): known}
+    for key, curve in base.curves.items():
+        if key.split("|")[-1] == dtype and key.count("|") == _KERNEL:
+            found.setdefault((curve.sharp, curve.passes), curve)
+    return list(found.values())
+
+
+def with_floors(
+    model: FamilyModel, blocks: Sequence[Block], time: Array, machine: Callable[[str], Machine]
+) -> Encoder:
+    """The encoder with floors of the kernels in a few rows: those with which the model explains them best.
+
+    Args:
+        model: a fitted model; stays as it is.
+        blocks: the rows.
+        time: seconds of all rows of the frame ``(n,)``.
+        machine: the machine of a device id.
+    """
+    trial = copy(model)
+    trial.encoder = copy(model.encoder)
+    if trial.encoder.collective:
+        return trial.encoder
+    kernels: dict[str, list[Block]] = {}
+    for block in blocks:
+        kernels.setdefault(Base.keys(False, block.words)[0], []).append(block)
+    for key, own in kernels.items():
+        rows = np.concatenate([b.rows for b in own])
+        if len(rows) < _FEWEST:
+            continue
+        known = trial.encoder.base.find(False, own[0].words)
+        search = _Search(trial, key, own, time, machine, (np.inf, known))
+        highest = float(time[rows].min())
+        search.consider(known)
+        # What kernels of the same format do elsewhere (several passes, a host that is in the way) this one may do too.
+        for curve in _alike(trial.encoder.base, own[0].words.dtype, known):
+            search.consider(curve)
+            search.floors(curve, highest)
+        search.floors(search.best[1], highest)
+        trial.encoder.base = Base({**trial.encoder.base.curves, key: search.best[1]})
+    return trial.encoder
