@@ -25,7 +25,7 @@ LEVELS = np.concatenate([np.linspace(0.0, 0.99, 100), [0.995, 0.999, 1.0]])
 ENOUGH = 200
 """Rows that a class needs for quantiles of its own."""
 ALL = "*"
-WIDEN = 0.4
+WIDEN = 0.6
 """By how much an interval widens with each octave outside the trained ranges."""
 
 

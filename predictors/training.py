@@ -150,7 +150,7 @@ def fit_abroad(x: Array, y: Array, groups: NDArray[Any], *, seed: int, effort: f
     network, _ = _fit_network(x, y, fold, penalty=0.03, seed=seed, drop=[], effort=0.25 * effort)
     if forest.unavailable():
         return Averaged([ridge, network])
-    trees = Forest.fit(x, y, seed=seed, trees=max(8, round(0.4 * effort * forest.TREES)))
+    trees = Forest.fit(x, y, seed=seed, trees=max(8, round(0.2 * effort * forest.TREES)))
     return Averaged([ridge, network, Stacked(Linear(np.zeros(x.shape[1]), 0.0), trees)])
 
 
