@@ -64,16 +64,23 @@ def launch_floor(spec: DeviceSpec) -> float:
     return PRIOR_LAUNCH_S.get(spec.kind, 4e-6)
 
 
-def fit_floor(time: Array, busy: Array, prior: float) -> Curve:
-    """The floor of one device and regime: what the shortest kernels take beyond being busy.
+PASSES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+"""How often the bytes of the activations may be moved besides."""
+_SHARP = (2.0, 4.0, 8.0)
+_EIGHTHS = range(-3, 7)
+"""Eighths of an octave that a floor is moved by where it hides beside the work."""
+_CLEARLY, _ABOUT = 0.9, 1.02
+"""Errors that justify more than a floor, against those of a floor alone; and what counts as equally good."""
+_ENOUGH, _LOOKED_AT = 60, 5000
+"""Rows of a kernel from which more than its floor is sought, and at most looked at."""
+
+
+def _floor(time: Array, busy: Array, prior: float) -> float:
+    """What the shortest kernels take beyond being busy, in seconds.
 
     Only rows near the shortest say something about launching. Where even those are long, the prior holds unless
     they are quicker.
     """
-    return Curve((0.0,), (_floor(time, busy, prior),), (1.0,))
-
-
-def _floor(time: Array, busy: Array, prior: float) -> float:
     short = time <= 1.5 * np.quantile(time, 0.02)
     spare = float(np.median(time[short] - np.minimum(busy[short], 0.9 * time[short])))
     floor = spare if time[short].min() < 30 * prior else min(spare, prior)
@@ -104,24 +111,16 @@ def fit_kernel(time: Array, busy: Array, streamed: Array, prior: float, seed: in
         return float(weight @ np.abs(error - np.median(error)))
 
     plain = (0.0, 1.0, _floor(time, busy, prior))
-    tried = []
-    for passes in PASSES if streamed.any() else PASSES[:1]:
+    tried = [plain]
+    for passes in () if len(time) < _ENOUGH else PASSES if streamed.any() else PASSES[:1]:
         first = _floor(time, busy + passes * streamed, prior)
         tried.append((passes, 1.0, first))
-        tried += [(passes, sharp, first * 2.0 ** (step / 8)) for sharp in _SHARP for step in _STEPS]
+        tried += [(passes, sharp, first * 2.0 ** (step / 8)) for sharp in _SHARP for step in _EIGHTHS]
     errors = [scatter(*each) for each in tried]
     # The plainest of those that are about as good as the best.
     best = next(each for each, error in zip(tried, errors, strict=True) if error <= _ABOUT * min(errors))
     passes, sharp, floor = best if min(errors) < _CLEARLY * scatter(*plain) else plain
     return Curve((0.0,), (float(np.clip(floor, *FLOOR_RANGE)),), (1.0,), (0.0,), (sharp,), (passes,))
-
-
-_SHARP = (2.0, 4.0, 8.0)
-_STEPS = range(-3, 7)
-PASSES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-"""Passes over the bytes of the activations that are tried."""
-_CLEARLY, _ABOUT = 0.9, 1.02
-_LOOKED_AT = 5000
 
 
 SHARED = 0.6

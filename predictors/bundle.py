@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "wattline-predictor"
-VERSION = 1
+VERSION = 2
 """Rises when a reader of an older version would misread a newer bundle."""
 SUFFIX = ".wl"
 _HEAD, _MODEL, _ARRAYS = "wattline.json", "model.json", "arrays/"
 _LARGEST = 512 * 2**20
 """Bytes beyond which a bundle is refused, packed or unpacked: none of ours comes near, a zip bomb does."""
 _UNREADABLE = (
-    KeyError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError,
+    KeyError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError,
     RuntimeError,  # an encrypted member
 )  # fmt: skip
 """What reading a member of a damaged archive raises."""

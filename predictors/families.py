@@ -94,7 +94,7 @@ def _gemm(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
         whole = xp.ceil(waves)
         # One wave does units tiles at once; a last wave that is partly empty takes as long as a full one. Where tiles
         # are few, libraries split the depth: multiprocessors share a tile, and add up their parts in memory.
-        parts = xp.most(1.0, xp.least(-xp.ceil(-m.units / tiles), -xp.ceil(-depth / _LEAST_DEPTH)))
+        parts = xp.most(1.0, xp.least(-xp.ceil(-m.units / tiles), depth / _LEAST_DEPTH))
         seconds = whole * m.units * (2.0 * height * width * depth / parts) * per_flop / share
         seconds = seconds + (parts > 1) * parts * added
         busy = seconds if busy is None else xp.least(busy, seconds)

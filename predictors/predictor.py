@@ -189,7 +189,8 @@ class KernelPredictor:
             coverage: share of measurements that the intervals should hold, between 0 and 1.
 
         Returns:
-            A frame in the index of ``X`` with :data:`COLUMNS`: seconds, watts, joules, and where they come from.
+            A frame in the index of ``X`` with :data:`COLUMNS`: seconds, watts, joules, and where they come from
+            (``bound_by`` and ``source`` as categories).
 
         Raises:
             NotFittedError: it was not fitted.
@@ -228,8 +229,9 @@ class KernelPredictor:
             for piece in pieces:
                 answer(piece)
         frame = pd.DataFrame(figures.T, index=X.index, columns=list(FIGURES), copy=False)
-        for name, values in (("bound_by", BOUNDS), ("in_domain", None), ("source", SOURCES)):
-            frame[name] = pd.Categorical.from_codes(out[name], values) if values else out[name]
+        frame["bound_by"] = pd.Categorical.from_codes(out["bound_by"], pd.Index(BOUNDS))
+        frame["in_domain"] = out["in_domain"]
+        frame["source"] = pd.Categorical.from_codes(out["source"], pd.Index(SOURCES))
         return frame
 
     def predict_one(

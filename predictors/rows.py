@@ -57,7 +57,10 @@ Grounds = tuple[dict[str, Any], dict[str, Any], dict[str, Any], Terms, Any, list
 
 @dataclass
 class Physics:
-    """The analytical figures of rows: terms, base, numeric features, and octaves outside the trained ranges."""
+    """The analytical figures of rows: terms, base, numeric features, and octaves outside the trained ranges.
+
+    ``busy`` holds the seconds ``passed`` that passes over the activations take.
+    """
 
     terms: Terms
     busy: Any
@@ -65,6 +68,7 @@ class Physics:
     base: Any
     features: list[Any]
     outside: Any
+    passed: Any = 0.0
 
 
 class Encoder:
@@ -154,8 +158,10 @@ class Encoder:
         position = xp.log2(given["world_size"]) if self.collective else 0.0
         alpha, beta, extra = plan.curve(position)
         (sharp,), (passes,) = plan.curve.sharp, plan.curve.passes
+        passed: Any = 0.0
         if passes and self.family.streamed:
-            busy = busy + passes * self.family.streamed(given, plan.machine)
+            passed = passes * self.family.streamed(given, plan.machine)
+            busy = busy + passed
         linked = beta * busy
         base = alpha + linked + extra * linked / (linked + extra + TINY)
         if sharp != 1.0:
@@ -173,7 +179,7 @@ class Encoder:
             if value is not None:
                 octave = xp.log2(1.0 + abs(value))
                 outside = xp.most(outside, xp.most(octave - math.log2(1 + hi), math.log2(1 + lo) - octave))
-        return Physics(terms, busy, alpha, base, features, xp.where(outside > 1e-9, outside, 0.0))
+        return Physics(terms, busy, alpha, base, features, xp.where(outside > 1e-9, outside, 0.0), passed)
 
     def matrix(self, plan: Plan, features: list[Any], n: int) -> Array:
         """Features of ``n`` rows as a matrix ``(n, d)``, one-hot part included; each column lies together in memory."""

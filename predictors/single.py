@@ -195,12 +195,14 @@ def _terms(p: Physics, time: float) -> dict[str, float]:
     t = p.terms
     ideal = {"compute": float(t.compute), "memory": float(t.memory), "link": float(t.link)}
     name = max(ideal, key=ideal.__getitem__)
-    own = min(ideal[name], float(p.busy))
+    own, rest = min(ideal[name], float(p.busy)), float(p.base) - float(p.alpha) - float(p.busy)
     terms = {
         "launch": float(p.alpha),
         name: own,
-        "tiles and waves": float(p.busy) - own,
-        "latency and link inefficiency": float(p.base) - float(p.alpha) - float(p.busy),
+        "passes over the activations": float(p.passed),
+        "tiles and waves": float(p.busy) - float(p.passed) - own,
+        # What a host prepares beside the work does not add to it.
+        "launched beside the work" if rest < 0 else "latency and link inefficiency": rest,
     }
     terms = {k: v for k, v in terms.items() if k in ("launch", name) or abs(v) > 1e-6 * time}
     terms["learned inefficiency"] = time - sum(terms.values())
