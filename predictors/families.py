@@ -88,16 +88,17 @@ def _gemm(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     per_flop = t.compute / (2.0 * batch * rows * cols * depth)  # seconds per FLOP of the whole device
     added = 8.0 * batch * rows * cols / (m.bandwidth or 1e11)  # a part of the result written and read, four bytes each
     busy: Any = None
+    units, ceil, most, least = m.units, xp.ceil, xp.most, xp.least
+    deep, everywhere = depth / _LEAST_DEPTH, 2.0 * units * depth * per_flop
     for height, width, share in _TILES:
-        tiles = 1.0 * batch * xp.ceil(rows / height) * xp.ceil(cols / width)
-        waves = tiles / m.units
-        whole = xp.ceil(waves)
+        tiles = 1.0 * batch * ceil(rows / height) * ceil(cols / width)
+        waves = tiles / units
+        whole = ceil(waves)
         # One wave does units tiles at once; a last wave that is partly empty takes as long as a full one. Where tiles
         # are few, libraries split the depth: multiprocessors share a tile, and add up their parts in memory.
-        parts = xp.most(1.0, xp.least(-xp.ceil(-m.units / tiles), depth / _LEAST_DEPTH))
-        seconds = whole * m.units * (2.0 * height * width * depth / parts) * per_flop / share
-        seconds = seconds + (parts > 1) * parts * added
-        busy = seconds if busy is None else xp.least(busy, seconds)
+        parts = most(1.0, least(-ceil(-units / tiles), deep))
+        seconds = whole * (height * width / share) * everywhere / parts + (parts > 1) * parts * added
+        busy = seconds if busy is None else least(busy, seconds)
         if height in (128, 64) and width == height:
             out += [xp.log2(waves), waves / whole, rows * cols * batch / (tiles * height * width)]
         elif height == 256:

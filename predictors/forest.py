@@ -82,9 +82,10 @@ class Forest:
 
     def predict_one(self, row: Array) -> float:
         """The same for one row ``(d,)``."""
-        bits = row.astype(np.float32)[self._columns] > self._cuts
+        # No index is out of range: "clip" only spares the look at each.
+        bits = row.astype(np.float32).take(self._columns, mode="clip") > self._cuts
         leaves = np.packbits(bits) + self._first
-        return self.bias + float(self._flat[leaves].sum(dtype=np.float64))
+        return self.bias + float(self._flat.take(leaves, mode="clip").sum(dtype=np.float64))
 
     def _fours(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Questions and leaves with trees that add nothing where their number is no multiple of four."""

@@ -22,6 +22,8 @@ from wattline.predictors.table import FLAGS, Words, check_format, word_of
 from wattline.workmodels import work_model
 
 _REGIME_ORDER = ("cold", "graph", "hot", "eager", "")
+_WORDS = (str, bool, np.bool_)
+"""Types of parameters that are words; a tuple, which is quicker to ask than a union."""
 Named = tuple[str | None, str | None, str | None, str | None, str | None]
 
 
@@ -117,7 +119,7 @@ class OneRow:
         for name, value in params.items():
             if value is None:
                 continue
-            if isinstance(value, str | bool | np.bool_):
+            if isinstance(value, _WORDS):
                 others.append((name, word_of(value)))
                 continue
             try:

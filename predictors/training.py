@@ -75,11 +75,11 @@ def fit_learner(
     scores: dict[str, float] = {}
     best: tuple[float, str, Array, Any] | None = None
 
-    def consider(name: str, held: Array, make: Any) -> None:
+    def consider(name: str, held: Array, make: Any, gain: float = 0.02) -> None:
         nonlocal best
         scores[name] = float(np.mean(np.abs(held - y)))
         # A simpler candidate, tried first, stays unless a later one is better by more than chance.
-        if best is None or scores[name] < 0.98 * best[0]:
+        if best is None or scores[name] < (1 - gain) * best[0]:
             best = (scores[name], name, held, make)
 
     if len(folds) < 2 or len(y) < 8:
@@ -126,8 +126,10 @@ def fit_learner(
             name, stacked, said = _fit_stacked(x, y, fold, (network, held), seed=seed, effort=effort)
             consider(name, said, lambda a, b: stacked)
             if not isinstance(stacked.smooth, Network):
-                # Networks and trees err in different places: their mean often errs less than either.
-                consider("mean of network and trees", (held + said) / 2, lambda a, b: Averaged([network, stacked]))
+                # Networks and trees err in different places: their mean may err less than either. Every answer then
+                # costs both, so that it must err clearly less.
+                mean = (held + said) / 2
+                consider("mean of network and trees", mean, lambda a, b: Averaged([network, stacked]), gain=0.05)
     return Fitted(best[3](x, y), best[2], scores)
 
 
