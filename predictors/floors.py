@@ -13,7 +13,7 @@ from wattline.predictors.base import FLOOR_RANGE, Base, Curve
 from wattline.predictors.model import FamilyModel
 from wattline.predictors.physics import Machine
 from wattline.predictors.rows import Encoder
-from wattline.predictors.table import Block
+from wattline.predictors.table import Block, Words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,8 @@ _FEWEST = 5
 _HALVES = tuple(sign * step / 2 for step in range(1, 13) for sign in (1, -1))
 """Octaves that a floor is moved by, the nearest first."""
 _CLEARLY = 0.98
+_TWIN = 0.98
+"""Scatter at which a kernel is taken to be like another one, against what it is as one of its own."""
 _KERNEL = 3
 """Bars in the key of one kernel on one device."""
 
@@ -33,7 +35,8 @@ _KERNEL = 3
 class _Search:
     """The curve of one kernel with which a model explains a few rows best.
 
-    Level comes after: a curve is judged by how far errors scatter around their median.
+    Level comes after: a curve is judged by how far errors scatter around their median. ``share`` is the weight of the
+    learner, where it is not the one that the model would give it.
     """
 
     model: FamilyModel
@@ -42,6 +45,7 @@ class _Search:
     time: Array
     machine: Callable[[str], Machine]
     best: tuple[float, Curve]
+    share: float | None = None
 
     def consider(self, curve: Curve) -> None:
         """Keep a curve if it is clearly better."""
@@ -50,7 +54,10 @@ class _Search:
         encoder.base = Base({**before.curves, self.key: curve})
         e = self.model.encode(self.blocks, self.machine)
         encoder.base = before
-        error = np.log(self.time[e.rows] / self.model.answer(e, 0.9).time)
+        choices = [self.model.choose(plan) for plan, _ in e.plans]
+        if self.share is not None:
+            choices = [replace(choice, share=self.share) for choice in choices]
+        error = np.log(self.time[e.rows] / self.model.answer(e, 0.9, choices).time)
         scatter = float(np.mean(np.abs(error - np.median(error))))
         if scatter < _CLEARLY * self.best[0]:
             self.best = (scatter, curve)
@@ -94,14 +101,42 @@ def with_floors(
         rows = np.concatenate([b.rows for b in own])
         if len(rows) < _FEWEST:
             continue
-        known = trial.encoder.base.find(False, own[0].words)
+        words = own[0].words
+        name = f"{words.device}|{words.impl}|{words.dtype}"
+        known = trial.encoder.base.find(False, words)
         search = _Search(trial, key, own, time, machine, (np.inf, known))
         highest = float(time[rows].min())
         search.consider(known)
         # What kernels of the same format do elsewhere (several passes, a host that is in the way) this one may do too.
-        for curve in _alike(trial.encoder.base, own[0].words.dtype, known):
+        for curve in _alike(trial.encoder.base, words.dtype, known):
             search.consider(curve)
             search.floors(curve, highest)
         search.floors(search.best[1], highest)
-        trial.encoder.base = Base({**trial.encoder.base.curves, key: search.best[1]})
+        best, twin = search.best, None
+        # And it may be one of them under another name, or on a device that differs in what the datasheet says.
+        for other, curve in _others(trial.encoder.base, words):
+            trial.encoder.twins = {**model.encoder.twins, name: other}
+            search = _Search(trial, key, own, time, machine, (np.inf, known), share=1.0)
+            for start in {known: None, curve: None}:
+                search.consider(start)
+                search.floors(start, highest)
+            if search.best[0] < _TWIN * best[0]:
+                best, twin = search.best, other
+        trial.encoder.twins = {**model.encoder.twins, **({name: twin} if twin else {})}
+        model = copy(model)
+        model.encoder = copy(trial.encoder)
+        trial.encoder.base = Base({**trial.encoder.base.curves, key: best[1]})
     return trial.encoder
+
+
+def _others(base: Base, words: Words) -> list[tuple[tuple[str, str], Curve]]:
+    """Device, implementation and curve of the kernels that were measured in the same format."""
+    found = {}
+    for key, curve in base.curves.items():
+        device, _, rest = key.partition("|")
+        if not device or key.count("|") != _KERNEL or not rest.endswith(f"|{words.dtype}"):
+            continue
+        impl = rest.split("|", 1)[1].rpartition("|")[0]
+        if (device, impl) != (words.device, words.impl):
+            found[device, impl] = curve
+    return list(found.items())

@@ -81,6 +81,8 @@ class Encoder:
         categories: (column, word) of each one-hot feature, in order.
         details: figures of the work model, beyond FLOPs and bytes, that varied in the training rows.
         ranges: smallest and largest trained value of each numeric parameter.
+        twins: device and implementation that a kernel (``device|impl|dtype``) of which few rows are known is taken to
+            be like.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Encoder:
         self.categories = list(categories)
         self.ranges: dict[str, tuple[float, float]] = {}
         self.details: tuple[str, ...] = ()
+        self.twins: dict[str, tuple[str, str]] = {}
         self._index = {pair: i for i, pair in enumerate(self.categories)}
 
     @property
@@ -109,15 +112,21 @@ class Encoder:
         """Whether latency and bandwidth are looked up by number of ranks."""
         return self.family.name == "collectives"
 
+    def twin(self, words: Words) -> tuple[str, str] | None:
+        """Device and implementation that a kernel is taken to be like, or ``None``."""
+        return self.twins.get(f"{words.device}|{words.impl}|{words.dtype}")
+
     def plan(self, words: Words, machine: Machine) -> Plan:
         """The plan of one set of words."""
         hot = np.zeros(len(self.categories))
         unseen = []
+        twin = self.twin(words)
+        like = {"device": twin[0], "impl": twin[1]} if twin else {}
         for column, word in words.categories():
-            index = self._index.get((column, word))
-            if index is None:
+            if (column, word) not in self._index:
                 unseen.append(column)
-            else:
+            index = self._index.get((column, like.get(column, word)))
+            if index is not None:
                 hot[index] = 1.0
         seen = {column for column, _ in self.categories}
         # A word that every training row had and this one lacks is just as new.
@@ -194,7 +203,7 @@ class Encoder:
         categories = [list(c) for c in self.categories]
         ranges = {k: list(v) for k, v in self.ranges.items()}
         return {"base": self.base.state(), "extras": self.extras, "categories": categories, "ranges": ranges,
-                "details": list(self.details)}  # fmt: skip
+                "details": list(self.details), "twins": {k: list(v) for k, v in self.twins.items()}}  # fmt: skip
 
     @classmethod
     def from_state(cls, family: Family, facts: Mapping[str, Any]) -> Encoder:
@@ -203,4 +212,5 @@ class Encoder:
         out = cls(family, Base.from_state(facts["base"]), facts["extras"], categories)
         out.details = tuple(str(name) for name in facts.get("details", ()))
         out.ranges = {k: (float(lo), float(hi)) for k, (lo, hi) in facts["ranges"].items()}
+        out.twins = {k: (str(device), str(impl)) for k, (device, impl) in facts.get("twins", {}).items()}
         return out

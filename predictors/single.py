@@ -85,6 +85,9 @@ class Ready:
 
         def why() -> Explanation:
             notes = [f"no training row had this {name}" for name in plan.unseen]
+            twin = model.encoder.twin(plan.words)
+            if twin:
+                notes.append(f"taken to be like {twin[1]} on {twin[0]}, as the few rows of it are")
             if outside > 0:
                 notes.append(f"{outside:.2g} octaves outside the range of the training rows")
             notes += link_notes(terms, plan.machine.spec)

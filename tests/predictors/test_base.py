@@ -1,4 +1,4 @@
-"""What kernels take before anything is learned: floors, what hides beside the work, passes, depth that is split."""
+"""The base of kernels: floors, what hides beside the work, passes, depth that is split; and kernels that are alike."""
 
 from __future__ import annotations
 
@@ -131,3 +131,44 @@ def test_a_few_rows_find_a_floor_that_hides_as_it_does_elsewhere() -> None:
     terms = why.explain().terms
     assert sum(terms.values()) == pytest.approx(why.time_s)
     assert terms["launched beside the work"] < 0
+
+
+def stepped(rows: int, device: str, impl: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Products by one of two libraries, each slow at sizes of its own; the devices run them at different speeds."""
+    rng = np.random.default_rng(seed)
+    m, n, k = (2.0 ** rng.integers(low, high, rows) for low, high in ((4, 13), (8, 13), (8, 13)))
+    X = pd.DataFrame({"op": "gemm.dense", "device": device, "impl": impl, "dtype": "bf16", "m": m, "n": n, "k": k})
+    work = np.array([busy_of(m=a, n=b, k=c) for a, b, c in zip(m, n, k, strict=True)])
+    slow = {"narrow": np.where(n < 1024, 3.0, 1.0), "deep": np.where(k < 1024, 3.0, 1.0)}["deep" if impl in
+            ("deep", "renamed") else "narrow"]  # fmt: skip
+    speed = {"one": 1.0, "two": 1.3, "new": 1.15}[device]
+    return X, pd.DataFrame({"time_s": speed * (5e-6 + work * slow) * np.exp(0.02 * rng.normal(size=rows))})
+
+
+def test_a_kernel_under_another_name_is_known_again(tmp_path: Any) -> None:
+    boxes = {name: dataclasses.replace(BOX, id=name) for name in ("one", "two", "new")}
+    parts = [stepped(150, device, impl, i) for i, (device, impl) in enumerate(
+        [("one", "narrow"), ("one", "deep"), ("two", "narrow"), ("two", "deep")])]  # fmt: skip
+    X, y = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+    predictor = KernelPredictor(boxes).fit(X, y)
+    adapted = predictor.adapt(*stepped(25, "new", "renamed", 7))
+    ((kernel, (device, impl)),) = adapted.models_["gemm"].encoder.twins.items()
+    assert (kernel, impl) == ("new|renamed|bf16", "deep")
+    assert device in ("one", "two")
+    assert predictor.models_["gemm"].encoder.twins == {}
+    asked, seconds = stepped(200, "new", "renamed", 8)
+    error = np.abs(adapted.predict(asked)["time_s"] / seconds["time_s"] - 1)
+    assert error.mean() < 0.1
+    adapted.save(tmp_path / "adapted.wl")
+    again = KernelPredictor.load(tmp_path / "adapted.wl")
+    pd.testing.assert_frame_equal(again.predict(asked), adapted.predict(asked))
+    notes = again.estimate("gemm.dense", device="new", impl="renamed", m=64, n=512, k=512).explain().notes
+    assert any(f"like deep on {device}" in note for note in notes)
+
+
+def test_a_kernel_unlike_any_other_has_no_twin() -> None:
+    boxes = {name: dataclasses.replace(BOX, id=name) for name in ("one", "new")}
+    predictor = KernelPredictor(boxes).fit(*stepped(150, "one", "narrow", 0))
+    X, y = stepped(25, "new", "renamed", 7)
+    y["time_s"] = 4e-4  # all floor
+    assert predictor.adapt(X, y).models_["gemm"].encoder.twins == {}
