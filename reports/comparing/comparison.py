@@ -296,7 +296,7 @@ def group_by(comparison: Comparison, quantity: str, by: str = "operation") -> li
         The groups, most cases first.
     """
     naming: dict[str, Callable[[Case], str]] = {
-        "operation": _by_operation(comparison), "format": _by_format, "all": _all_alike
+        "operation": operation_names(comparison), "format": _by_format, "all": _all_alike
     }  # fmt: skip
     members: dict[str, list[CaseResult]] = {}
     for result in comparison.cases:
@@ -318,8 +318,8 @@ def group_by(comparison: Comparison, quantity: str, by: str = "operation") -> li
     return groups
 
 
-def _by_operation(comparison: Comparison) -> Callable[[Case], str]:
-    """Implementations are named where an operation has several."""
+def operation_names(comparison: Comparison) -> Callable[[Case], str]:
+    """The name of a case's group by operation; implementations are named where an operation has several."""
     impls: dict[str, set[str]] = {}
     for result in comparison.cases:
         impls.setdefault(result.case.op, set()).add(result.case.impl)

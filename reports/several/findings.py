@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from wattline.reports.comparing.comparison import CaseResult, Comparison, Group, group_by
+from wattline.reports.comparing.comparison import CaseResult, Comparison, Group, group_by, operation_names
 from wattline.reports.comparing.conditions import NOTE
 from wattline.reports.comparing.contrast import Change
 from wattline.reports.comparing.judging import LESS, MORE
@@ -22,7 +24,7 @@ from wattline.reports.comparing.words import (
 from wattline.reports.findings import times
 from wattline.reports.several.fleet import Fleet
 
-_MOST_NAMED, _MOST_IN_FULL = 5, 2
+_MOST_NAMED, _MOST_IN_FULL = 6, 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,20 @@ def find(comparisons: Sequence[Comparison], fleets: Sequence[Fleet], anchors: di
     return found + [_quiet_fleet(fleet) for fleet in fleets if not fleet.outliers]
 
 
+def _named(results: Sequence[CaseResult], comparison: Comparison) -> tuple[list[CaseResult], list[tuple[str, str]]]:
+    """The cases to name, in turn from each operation so that none hides another, and a line on those left out."""
+    name = operation_names(comparison)
+    by_operation: dict[str, list[CaseResult]] = {}
+    for result in results:
+        by_operation.setdefault(name(result.case), []).append(result)
+    turns = [r for turn in zip_longest(*by_operation.values()) for r in turn if r is not None]
+    kept = {r.key for r in turns[:_MOST_NAMED]}
+    left = Counter(name(r.case) for r in turns[_MOST_NAMED:])
+    more = ", ".join(f"{count} of {op}" for op, count in left.most_common(_MOST_NAMED))
+    rest = f"and {more}{', and others' if len(left) > _MOST_NAMED else ''}"
+    return [r for r in results if r.key in kept], [("", rest)] if more else []
+
+
 def _item(result: CaseResult, change: Change, anchors: dict[str, str]) -> tuple[str, str]:
     return anchors.get(result.key, ""), f"{percent_change(change.share)} ({interval(change)}) {result.label}"
 
@@ -68,14 +84,16 @@ def _changes(comparison: Comparison, anchors: dict[str, str]) -> list[Answer]:
         worst = slower[0].time
         assert worst is not None
         claim = f"{_cases(len(slower))} {_are(slower)} slower in {b} than in {a}, by up to {_size(worst.share)}."
-        items = [_item(r, r.time, anchors) for r in slower[:_MOST_NAMED] if r.time]
-        found.append(Answer(claim, counts, items, "cases"))
+        named, rest = _named(slower, comparison)
+        items = [_item(r, r.time, anchors) for r in named if r.time] + rest
+        found.append(Answer(claim, f"{counts} {_sure(comparison)}", items, "cases"))
     if faster:
         best = faster[0].time
         assert best is not None
         claim = f"{_cases(len(faster))} {_are(faster)} faster in {b} than in {a}, by up to {_size(best.share)}."
-        items = [_item(r, r.time, anchors) for r in faster[:_MOST_NAMED] if r.time]
-        found.append(Answer(claim, "" if slower else counts, items, "cases"))
+        named, rest = _named(faster, comparison)
+        items = [_item(r, r.time, anchors) for r in named if r.time] + rest
+        found.append(Answer(claim, "" if slower else f"{counts} {_sure(comparison)}", items, "cases"))
     if not (slower or faster):
         same = comparison.counts.get("same", 0)
         whole = same == comparison.compared
@@ -94,13 +112,32 @@ def _changes(comparison: Comparison, anchors: dict[str, str]) -> list[Answer]:
     if more:
         worst = more[0].energy
         assert worst is not None
-        claim = f"{_cases(len(more))} take more energy in {b}, by up to {_size(worst.share)}."
-        found.append(Answer(claim, "", [_item(r, r.energy, anchors) for r in more[:_MOST_NAMED] if r.energy], "cases"))
+        verb = "takes" if len(more) == 1 else "take"
+        claim = f"{_cases(len(more))} {verb} more energy in {b}, by up to {_size(worst.share)}."
+        # Those that are slower as well are named above.
+        others = [r for r in more if r.verdict != "slower"]
+        both = len(more) - len(others)
+        every = (
+            "It is" if len(more) == 1 else f"All {both} are" if not others else f"{both} of them {_are(range(both))}"
+        )
+        named, rest = _named(others, comparison)
+        items = [_item(r, r.energy, anchors) for r in named if r.energy] + rest
+        found.append(Answer(claim, f"{every} slower as well." if both else "", items, "cases"))
     lost = [*comparison.of("broken"), *comparison.of("missing")]
     if lost:
         items = [(anchors.get(r.key, ""), f"{r.verdict}: {r.label}{': ' + r.why if r.why else ''}") for r in lost]
         found.append(Answer(f"{_cases(len(lost))} of {a} have no figure in {b}.", "", items[:_MOST_NAMED], "cases"))
     return found
+
+
+def _sure(comparison: Comparison) -> str:
+    """How the verdicts stand to the noise."""
+    wrong = share_text(1 - comparison.confidence)
+    noise = share_text(comparison.time.noise.twentieth)
+    return (
+        f"One of twenty equal measurements differs by {noise} or more; at most {wrong} of these verdicts are expected "
+        "to be wrong."
+    )
 
 
 def _groups(comparison: Comparison) -> list[Answer]:
@@ -113,6 +150,8 @@ def _groups(comparison: Comparison) -> list[Answer]:
     counts = (("slower", slower), ("faster", len(told) - slower))
     words = " and ".join(f"{n} {'is' if n == 1 else 'are'} {word}" for word, n in counts if n)
     claim = f"Of {sum(bool(g.verdict) for g in comparison.groups)} operations, each as a whole, {words}."
+    if len(items) == 1:
+        return [Answer(claim, f"{items[0][1]}.", (), "groups")]
     return [Answer(claim, "", items[:_MOST_NAMED], "groups")]
 
 
@@ -123,22 +162,48 @@ def _choice(comparison: Comparison) -> list[Answer]:
     if whole is None or not whole.count:
         return [Answer(f"{b.name} and {a.name} have no case in common.", _left(comparison), anchor="cases")]
     counts = comparison.counts
-    told = ", ".join(f"{counts[w]} {w}" for w in ("faster", "slower", "same", "cannot tell") if counts.get(w))
-    text = (
-        f"Geometric mean over {whole.count} cases that both measured ({_reach(whole, as_factor=True)}); case by case: "
-        f"{told}. {b.name} is {b.device_name}, {a.name} is {a.device_name}."
-    )
-    found = [Answer(_speed_claim(b.name, a.name, whole), text, _by_operation(comparison), "groups")]
+    words = {"faster": f"{b.name} is faster in", "slower": f"{a.name} is faster in", "same": "alike:",
+             "cannot tell": "cannot tell:"}  # fmt: skip
+    told = ", ".join(f"{text} {counts[word]}" for word, text in words.items() if counts.get(word))
+    text = f"Geometric mean over {whole.count} cases of both ({_reach(whole, as_factor=True)}). Case by case: {told}."
+    found = [Answer(_speed_claim(b.name, a.name, whole), text, _better_for(comparison, "time"), "groups")]
     if comparison.energy:
         (joules,) = group_by(comparison, "energy", "all")
         less, more = comparison.energy_counts.get("less energy", 0), comparison.energy_counts.get("more energy", 0)
-        text = f"Geometric mean over {joules.count} cases; {less} with less energy, {more} with more."
+        text = f"Geometric mean over {joules.count} cases: less energy in {less}, more in {more}."
         claim = f"For the same work {b.name} takes {times(joules.ratio)} times the energy of {a.name}."
-        found.append(Answer(claim, text, (), "groups"))
+        found.append(Answer(claim, text, _better_for(comparison, "energy"), "groups"))
     elif any(c.energy for c in a.cases.values()) or any(c.energy for c in b.cases.values()):
         claim = "Energy cannot be compared: no case has joules of one kind of sensor on both."
         found.append(Answer(claim, anchor="cases"))
-    return found
+    lacking = ((b.name, a.name, ("broken", "missing")), (a.name, b.name, ("fixed", "new")))
+    return found + [answer for one, other, words in lacking for answer in _lacks(comparison, one, other, words)]
+
+
+def _lacks(comparison: Comparison, one: str, other: str, words: Sequence[str]) -> list[Answer]:
+    """What only one of two machines has figures for, by operation and reason."""
+    name = operation_names(comparison)
+
+    def why_not(result: CaseResult) -> str:
+        if result.verdict == "missing":
+            return result.why.replace("B", one, 1)
+        return result.why.removeprefix("in A: ") or f"not measured on {one}"
+
+    reasons = Counter((name(r.case), why_not(r)) for word in words for r in comparison.of(word))
+    if not reasons:
+        return []
+    count = sum(reasons.values())
+    refused = all(why.startswith("unsupported") for _, why in reasons)
+    verb = "cannot run" if refused else "has no figure for"
+    which = "a case" if count == 1 else f"{count} cases"
+    if len(reasons) == 1:
+        ((operation, why),) = reasons
+        text = f"{_capital(why)} {other} measured {'it' if count == 1 else 'them'}."
+        return [Answer(f"{one} {verb} {which} of {operation}.", text, (), "cases")]
+    items = [("", f"{op}, {_cases(n)}: {why}") for (op, why), n in reasons.most_common(_MOST_NAMED)]
+    if len(reasons) > _MOST_NAMED:
+        items.append(("", f"and {len(reasons) - _MOST_NAMED} more operations or reasons"))
+    return [Answer(f"{one} {verb} {which} that {other} measured.", "", items, "cases")]
 
 
 def _speed_claim(b: str, a: str, group: Group) -> str:
@@ -148,17 +213,18 @@ def _speed_claim(b: str, a: str, group: Group) -> str:
     return f"{quicker} is {times(factor)} times as fast as {other} over all cases together."
 
 
-def _by_operation(comparison: Comparison) -> list[tuple[str, str]]:
+def _better_for(comparison: Comparison, quantity: str) -> list[tuple[str, str]]:
     """Where each machine is the better one: the extremes of the operations that are told."""
-    groups = [g for g in comparison.groups if g.count and math.isfinite(g.ratio)]
-    told = [g for g in groups if g.verdict and g.verdict.word in (MORE, LESS)]
+    groups = [g for g in group_by(comparison, quantity) if g.count and math.isfinite(g.ratio)]
+    verb = "is faster for" if quantity == "time" else "takes less energy for"
     lines = []
     for name, word in ((comparison.b.name, LESS), (comparison.a.name, MORE)):
-        mine = sorted((g for g in told if g.verdict and g.verdict.word == word), key=lambda g: -abs(math.log(g.ratio)))
+        mine = [g for g in groups if g.verdict and g.verdict.word == word]
+        mine.sort(key=lambda g: -abs(math.log(g.ratio)))
         if mine:
-            named = ", ".join(f"{g.name} ({times(math.exp(abs(math.log(g.ratio))))} times)" for g in mine[:_MOST_NAMED])
+            named = ", ".join(f"{g.name} ({times(math.exp(abs(math.log(g.ratio))))} x)" for g in mine[:_MOST_NAMED])
             rest = f" and {len(mine) - _MOST_NAMED} more" if len(mine) > _MOST_NAMED else ""
-            lines.append(("", f"{name} is faster for {named}{rest}."))
+            lines.append(("", f"{name} {verb} {named}{rest}."))
     return lines
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from wattline import __version__
 from wattline.errors import UsageError
 from wattline.files import atomic_write
@@ -21,11 +19,8 @@ from wattline.reports.comparing.comparison import (
     VERDICTS,
     CaseResult,
     Comparison,
-    Group,
     compare_runs,
-    group_by,
 )
-from wattline.reports.comparing.judging import LESS, MORE, SAME
 from wattline.reports.comparing.reading import Side, read_side, run_folders
 from wattline.reports.comparing.words import (
     aa_sentence,
@@ -40,6 +35,7 @@ from wattline.reports.html import asset, environment
 from wattline.reports.several import figures
 from wattline.reports.several.findings import Answer, find
 from wattline.reports.several.fleet import Fleet, fleets
+from wattline.reports.several.groups import GroupRow, group_rows, short_names
 from wattline.reports.svg import marker_definitions
 from wattline.units import format_time
 
@@ -48,27 +44,6 @@ MOST_ROWS = 3000
 _ORDER = (
     "slower", "broken", "faster", "missing", "fixed", "not comparable", "new", "cannot tell", "same", "no figure"
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a row of a table of groups says of one side: text, drawing and verdict."""
-
-    text: str
-    bar: Markup | str = ""
-    word: str = ""
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """One operation or format: its name, number of cases, a cell per quantity and side, and the best side."""
-
-    name: str
-    cases: int
-    time: Sequence[Cell]
-    energy: Sequence[Cell]
-    best: str
 
 
 @dataclass(frozen=True)
@@ -102,6 +77,22 @@ class Page:
     problems: Sequence[str]
     noise: Sequence[tuple[str, Sequence[tuple[str, str]]]]
     names: Sequence[str] = field(default_factory=list)
+    lead: str = ""
+
+    @property
+    def pair(self) -> bool:
+        """Whether there are two sides: all that is asked then fits on one screen, answers left and operations right."""
+        return len(self.comparisons) == 1
+
+    @property
+    def short(self) -> list[str]:
+        """Names of two sides for the cells of a table."""
+        return short_names(self.names)
+
+    @property
+    def choice(self) -> bool:
+        """Whether it is about two machines, of which each may be the better one for something."""
+        return self.pair and not self.comparisons[0].same_machine
 
 
 def write_comparison(
@@ -167,13 +158,26 @@ def build(sides: Sequence[Side], margin: float = MARGIN, confidence: float = CON
     named = list(zip(comparisons, names[1:], strict=True))
     return Page(
         sides, comparisons, find(comparisons, found, anchors), found,
-        _groups(comparisons, names, "operation"), _groups(comparisons, names, "format"),
+        group_rows(comparisons, names, "operation"), group_rows(comparisons, names, "format"),
         [figures.ratios(c, i, anchors) for i, c in enumerate(comparisons, 1)],
         [_row(anchors[key], key, sides, each) for key, each in results.items()], left_out, energy,
         list(dict.fromkeys(text for c, name in named for text in _problems(c, names[0], name))),
         [(f"{name} against {names[0]}", list(_trust(c))) for c, name in named],
-        names,
+        names, _lead(sides, names, comparisons),
     )  # fmt: skip
+
+
+def _lead(sides: Sequence[Side], names: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+    """What is held against what, on which machine."""
+    runs = [f"{len(side.runs)} run{'s' if len(side.runs) != 1 else ''}" for side in sides]
+    against = f"A time of +10 % is ten per cent slower than in {names[0]}."
+    if len(comparisons) > 1:
+        return f"{len(sides)} sides; everything is held against the first, {names[0]}. {against}"
+    if comparisons[0].same_machine:
+        where = sides[0].device_name or "one machine"
+        return f"{where}: {runs[0]} of {names[0]}, {runs[1]} of {names[1]}. {against}"
+    each = (f"{name} is {side.device_name}, {count}" for name, side, count in zip(names, sides, runs, strict=True))
+    return f"{'; '.join(each)}."
 
 
 def _names(sides: Sequence[Side]) -> list[str]:
@@ -228,63 +232,6 @@ def _middle(values: Sequence[float]) -> float:
     return math.exp(sum(math.log(v) for v in values) / len(values)) if values else math.nan
 
 
-def _groups(comparisons: Sequence[Comparison], names: Sequence[str], by: str) -> list[GroupRow]:
-    tables = {
-        quantity: [{g.name: g for g in group_by(c, quantity, by)} for c in comparisons]
-        for quantity in ("time", "energy")
-    }
-    found = dict.fromkeys(name for table in tables["time"] for name, group in table.items() if group.count)
-    everything = [g for quantity in tables.values() for table in quantity for g in table.values() if g.count]
-    span = figures.span_of([math.log(g.ratio) for g in everything])
-    rows = []
-    for name in found:
-        cells = {
-            quantity: [_cell(table.get(name), comparison, span, quantity)
-                       for table, comparison in zip(tables[quantity], comparisons, strict=True)]
-            for quantity in tables
-        }  # fmt: skip
-        count = max((table[name].count for table in tables["time"] if name in table), default=0)
-        mine = [table.get(name) for table in tables["time"]]
-        rows.append(GroupRow(name, count, cells["time"], cells["energy"], _best(mine, names)))
-    return sorted(rows, key=lambda row: -row.cases)
-
-
-def _cell(group: Group | None, comparison: Comparison, span: float, quantity: str) -> Cell:
-    if group is None or not group.count:
-        return Cell("")
-    contrast = comparison.time if quantity == "time" else comparison.energy
-    offset = contrast.shift.value if contrast and contrast.shift.removed else 0.0
-    words = {MORE: "slower", LESS: "faster"} if quantity == "time" else {MORE: "more", LESS: "less"}
-    word = words.get(group.verdict.word, group.verdict.word) if group.verdict else ""
-    low, high = (group.verdict.lo + offset, group.verdict.hi + offset) if group.verdict else (math.nan, math.nan)
-    colour = {"more": "slower", "less": "faster"}.get(word, word)
-    drawn = figures.bar(math.log(group.ratio), low, high, span, colour)
-    title = (
-        f"{percent_change(math.exp(min(low, 50)) - 1)} to {percent_change(math.exp(min(high, 50)) - 1)}"
-        if group.verdict
-        else "fewer than four cases"
-    )
-    return Cell(percent_change(group.ratio - 1), drawn, word, title)
-
-
-def _best(groups: Sequence[Group | None], names: Sequence[str]) -> str:
-    """The side that is told to be fastest; ``"alike"`` where all are the same."""
-    if all(group and group.verdict and group.verdict.word == SAME for group in groups):
-        return "alike"
-    ratios = [(1.0, names[0], True)]
-    for group, name in zip(groups, names[1:], strict=True):
-        if group and group.count:
-            told = bool(group.verdict and group.verdict.word in (MORE, LESS))
-            ratios.append((group.ratio, name, told))
-    if len(ratios) < 2:
-        return ""
-    quickest = min(ratios)
-    # The first side is best only where every other one is told to be slower.
-    if quickest[1] == names[0]:
-        return names[0] if all(told for *_, told in ratios[1:]) else ""
-    return quickest[1] if quickest[2] else ""
-
-
 def _trust(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if not comparison.compared:
         yield "compared", "no case has a time on both sides"
@@ -300,4 +247,3 @@ def _trust(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "resolution of energy", f"{share_text(joules[len(joules) // 2])} in half of the cases"
     yield "resolution", resolution_sentence(comparison)
     yield "margin", f"changes within {share_text(comparison.margin)} are called the same"
-

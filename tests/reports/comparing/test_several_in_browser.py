@@ -38,7 +38,7 @@ driver = single.driver
 
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two versions of one machine with joules, two machines, and a fleet."""
+    """Two versions of one machine with joules, two machines, a fleet, and the simulated runs of the documentation."""
     made = _loaded("wattline_tests_noisy_runs", HERE.parent / "conftest.py")
     root = tmp_path_factory.mktemp("several")
     for r in range(3):
@@ -48,7 +48,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made.noisy_run(root / "gpu-b", 32, energy=420.0, device=made.OTHER, speed=1.3)
     for m in range(4):
         made.noisy_run(root / f"fleet/a-rather-long-name-of-node-{m}", 40 + m, level=0.12 if m == 2 else 0.0)
+    simulated = _loaded("wattline_tests_simulated_runs", HERE.parents[3] / "tools" / "simulated_runs.py")
     return {
+        "regression": write_comparison(simulated.write_versions(root / "simulated"), root / "regression.html"),
+        "choice": write_comparison(simulated.write_machines(root / "simulated"), root / "choice.html"),
         "versions": write_comparison([root / "base", root / "new"], root / "versions.html"),
         "machines": write_comparison([root / "gpu-a", root / "gpu-b"], root / "machines.html"),
         "fleet": write_comparison([root / "fleet"], root / "fleet.html"),
@@ -87,7 +90,7 @@ def test_every_section_renders_and_nothing_is_asked_for(page: Callable[..., Any]
     assert all("file://" in m or "data:" in m for m in asked)
 
 
-@pytest.mark.parametrize("which", ["versions", "machines", "fleet"])
+@pytest.mark.parametrize("which", ["versions", "regression", "choice", "fleet"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_overlaps_or_overflows(page: Callable[..., Any], width: int, which: str) -> None:
     driver = page(which, width=width)
@@ -99,6 +102,27 @@ def test_the_answer_stands_on_the_first_screen(page: Callable[..., Any]) -> None
     for width in WIDTHS:
         place = page(width=width).find_element(By.CSS_SELECTOR, "#answers .claim").rect
         assert place["y"] + place["height"] < 900
+
+
+@pytest.mark.parametrize("which", ["regression", "choice"])
+def test_all_answers_and_all_operations_stand_on_the_first_screen(page: Callable[..., Any], which: str) -> None:
+    driver = page(which)
+    parts = driver.find_elements(By.CSS_SELECTOR, "#answers .findings > li, #by-operation, #by-format")
+    assert len(parts) == 5
+    assert [part.text for part in parts if part.rect["y"] + part.rect["height"] > 900] == []
+    cut = driver.execute_script(
+        "return [...document.querySelectorAll('.first .scroll')].filter("
+        "e => e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1).length"
+    )
+    assert cut == 0, "neither table hides a column or a row"
+    answers, table = (driver.find_element(By.CSS_SELECTOR, at).rect for at in ("#answers", "#groups"))
+    assert answers["x"] + answers["width"] <= table["x"], "operations stand beside the answers"
+
+
+def test_on_a_phone_every_claim_of_a_choice_stands_on_the_first_screen(page: Callable[..., Any]) -> None:
+    claims = page("choice", width=390).find_elements(By.CSS_SELECTOR, "#answers .claim")
+    assert len(claims) == 3
+    assert max(claim.rect["y"] + claim.rect["height"] for claim in claims) <= 844
 
 
 def test_filters_and_sorting_live_in_the_address(page: Callable[..., Any]) -> None:
@@ -131,7 +155,7 @@ def test_a_point_leads_to_its_case(page: Callable[..., Any]) -> None:
     assert driver.find_element(By.ID, target[1:]).is_displayed()
 
 
-@pytest.mark.parametrize("which", ["versions", "fleet"])
+@pytest.mark.parametrize("which", ["versions", "choice", "fleet"])
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_axe_finds_no_serious_fault(page: Callable[..., Any], width: int, theme: str, which: str) -> None:
