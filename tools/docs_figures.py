@@ -1,7 +1,8 @@
 """Draws the pictures of the documentation from a run: ``python tools/docs_figures.py runs/<id> --out docs/images``.
 
 The report of the run is written into a temporary folder and opened in headless Chromium; each picture is a part of it,
-as a reader sees it. A part that the run cannot draw is named, and its picture stays as it is.
+as a reader sees it. A part that the run cannot draw is named, and its picture stays as it is. Those of comparisons need
+runs whose differences are known: they are drawn from simulated runs (``tools/simulated_runs.py``), and need no run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from simulated_runs import write_machines, write_versions
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 QUALITY = 82
@@ -31,6 +34,7 @@ class Picture:
         height: most of it, in pixels.
         theme: ``"light"`` or ``"dark"``.
         script: what to do on the page before.
+        of: ``"run"``, the report of the given run; ``"versions"`` or ``"machines"``, a comparison of simulated runs.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Picture:
     height: int = 900
     theme: str = "light"
     script: str = ""
+    of: str = "run"
 
 
 OPEN_FIRST = "document.querySelector('#slow tbody a').click();"
@@ -65,7 +70,21 @@ PICTURES = (
     Picture("coverage", "#coverage"),
     Picture("decode", "#decode"),
     Picture("noise", "#trust .pairs"),
+    Picture("comparison", width=1440, of="versions"),
+    Picture("choosing", width=1440, of="machines"),
+    Picture("choosing-phone", width=390, height=844, of="machines"),
 )
+
+
+def write_page(of: str, run: Path | None, folder: Path) -> Path:
+    """The page that pictures are taken of; see :class:`Picture`."""
+    from wattline.reports import write_comparison, write_report
+
+    out = folder / f"{of}.html"
+    if of == "run":
+        assert run is not None
+        return write_report(run, out)
+    return write_comparison((write_versions if of == "versions" else write_machines)(folder), out)
 
 
 def take(driver: Any, report: Path, picture: Picture) -> bytes | None:
@@ -103,10 +122,16 @@ def take(driver: Any, report: Path, picture: Picture) -> bytes | None:
 def main() -> int:
     """The command; 1 where a picture is missing, 2 without a browser."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?", help="its folder; not needed for pictures of comparisons")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--only", nargs="*", help="names of pictures")
     given = parser.parse_args()
+    names = [picture.name for picture in PICTURES]
+    if unknown := sorted(set(given.only or []) - set(names)):
+        parser.error(f"no picture is named {', '.join(unknown)}; there are {', '.join(names)}")
+    wanted = [picture for picture in PICTURES if not given.only or picture.name in given.only]
+    if given.run is None and any(picture.of == "run" for picture in wanted):
+        parser.error("name the folder of a run, or with --only pictures of comparisons alone")
     browser, server = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not browser or not server:
         sys.stderr.write("pictures need chromium and chromedriver: apt-get install chromium chromium-driver\n")
@@ -116,22 +141,18 @@ def main() -> int:
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
 
-    from wattline.reports import write_report
-
     options = Options()
     options.binary_location = browser
     for flag in FLAGS:
         options.add_argument(flag)
     missing = []
     with tempfile.TemporaryDirectory() as folder:
-        report = write_report(given.run, Path(folder) / "report.html")
+        pages = {of: write_page(of, given.run, Path(folder)) for of in dict.fromkeys(p.of for p in wanted)}
         driver = webdriver.Chrome(options=options, service=Service(server))
         try:
             given.out.mkdir(parents=True, exist_ok=True)
-            for picture in PICTURES:
-                if given.only and picture.name not in given.only:
-                    continue
-                data = take(driver, report, picture)
+            for picture in wanted:
+                data = take(driver, pages[picture.of], picture)
                 if data is None:
                     missing.append(picture.name)
                     continue
