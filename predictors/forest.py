@@ -56,6 +56,7 @@ class Forest:
         self.cut = np.ascontiguousarray(cut, np.float32)
         self.leaf = np.ascontiguousarray(leaf, np.float32)
         self._flat = self.leaf.reshape(-1)
+        self._ones = np.ones(len(self.leaf), np.float32)
         self._first = np.arange(len(self.leaf), dtype=np.int64) * LEAVES
         self._columns, self._cuts = self.feature.reshape(-1), self.cut.reshape(-1)
         # Many levels ask the same question: it is answered once for a column of rows.
@@ -85,7 +86,7 @@ class Forest:
         # No index is out of range: "clip" only spares the look at each.
         bits = row.astype(np.float32).take(self._columns, mode="clip") > self._cuts
         leaves = np.packbits(bits) + self._first
-        return self.bias + float(self._flat.take(leaves, mode="clip").sum(dtype=np.float64))
+        return self.bias + float(self._flat.take(leaves, mode="clip") @ self._ones)
 
     def _fours(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Questions and leaves with trees that add nothing where their number is no multiple of four."""

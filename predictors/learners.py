@@ -156,7 +156,7 @@ class Linear:
 
     def predict_one(self, row: Array) -> float:
         """See :meth:`Learner.predict_one`."""
-        return float(row @ self.weights) + self.bias
+        return self.bias if self._flat else float(row @ self.weights) + self.bias
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See :meth:`Learner.arrays`."""

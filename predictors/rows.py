@@ -90,10 +90,20 @@ class Encoder:
     ) -> None:
         self.family, self.base, self.extras = family, base, dict(extras)
         self.categories = list(categories)
-        self.ranges: dict[str, tuple[float, float]] = {}
+        self.ranges = {}
         self.details: tuple[str, ...] = ()
         self.twins: dict[str, tuple[str, str]] = {}
         self._index = {pair: i for i, pair in enumerate(self.categories)}
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest trained value by parameter; set as a whole."""
+        return self._ranges
+
+    @ranges.setter
+    def ranges(self, found: Mapping[str, tuple[float, float]]) -> None:
+        self._ranges = dict(found)
+        self._octaves = [(name, math.log2(1 + lo), math.log2(1 + hi)) for name, (lo, hi) in found.items()]
 
     @property
     def names(self) -> list[str]:
@@ -183,11 +193,11 @@ class Encoder:
             features.append(xp.log2(1.0 + abs(value)))
         features += [xp.log2(1.0 + abs(terms.details.get(name, 0.0))) for name in self.details]
         outside: Any = 0.0
-        for name, (lo, hi) in self.ranges.items():
+        for name, lo, hi in self._octaves:
             value = given[name] if name in given else whole.get(name)
             if value is not None:
                 octave = xp.log2(1.0 + abs(value))
-                outside = xp.most(outside, xp.most(octave - math.log2(1 + hi), math.log2(1 + lo) - octave))
+                outside = xp.most(outside, xp.most(octave - hi, lo - octave))
         return Physics(terms, busy, alpha, base, features, xp.where(outside > 1e-9, outside, 0.0), passed)
 
     def matrix(self, plan: Plan, features: list[Any], n: int) -> Array:
