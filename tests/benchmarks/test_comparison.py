@@ -35,6 +35,7 @@ OWN = 0.003
 REPEATS = 30
 SIDES = (1, 2, 3, 5, 8, 12)
 MOST_RUNS = 128
+_FAR = 50.0
 BENCH = (
     "gemm.dense softmax.rows elementwise.add norm.layernorm --preset quick --aa 20 --budget 45s --no-fit --no-report "
     "--quiet"
