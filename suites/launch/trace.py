@@ -225,7 +225,7 @@ def _of_cpu(operators: Sequence[Mapping[str, Any]], longest: int, most: int) -> 
 
 def workers(begin: Any, end: Any, names: Sequence[str]) -> list[tuple[int, int]]:
     """The operators that do the work: from the outermost inwards the first that spends half of its time itself, rather
-    than in operators that it calls; of those that touch no data, none.
+    than in operators that it calls; of those that touch no data, none: their time is that of whoever calls them.
 
     Args:
         begin, end: of operators of one thread, sorted by begin, longer ones first.
@@ -241,8 +241,10 @@ def workers(begin: Any, end: Any, names: Sequence[str]) -> list[tuple[int, int]]
         while stack and end[stack[-1]] <= b:
             stack.pop()
         parents.append(stack[-1] if stack else -1)
-        if stack:
-            own[stack[-1]] -= float(end[i] - b)
+        # A view that the machine interrupts must not hide the product that asked for it.
+        caller = next((j for j in reversed(stack) if names[j] not in NO_WORK), -1)
+        if caller >= 0 and names[i] not in NO_WORK:
+            own[caller] -= float(end[i] - b)
         stack.append(i)
     found: list[tuple[int, int]] = []
     inside = [False] * len(own)  # of an operator that does the work

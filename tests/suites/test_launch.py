@@ -257,6 +257,25 @@ def test_anything_can_be_traced() -> None:
     assert report.facts()["verdict"] in ("host-bound", "mixed", "device-bound")
 
 
+@pytest.mark.parametrize(
+    ("spans", "working"),
+    [
+        # A view that was interrupted does not hide the product it was made for ...
+        ({"addmm": (0, 100), "expand": (1, 70)}, ["addmm"]),
+        ({"linear": (0, 100), "t": (1, 60), "addmm": (61, 99)}, ["linear"]),
+        ({"linear": (0, 100), "t": (1, 5), "addmm": (6, 99)}, ["addmm"]),
+        # ... and is none itself, but for a copy that it calls.
+        ({"t": (0, 100), "as_strided": (10, 90)}, []),
+        ({"reshape": (0, 100), "clone": (10, 90), "copy_": (15, 88)}, ["copy_"]),
+    ],
+)
+def test_who_does_the_work(spans: dict[str, tuple[float, float]], working: list[str]) -> None:
+    begin, end = zip(*spans.values(), strict=True)
+    found = trace.workers(begin, end, [f"aten::{name}" for name in spans])
+    assert [list(spans)[i] for i, _ in found] == working
+    assert {root for _, root in found} <= {0}
+
+
 @pytest.mark.parametrize("more", [{}, {"dtype": "bf16", "batch": 2, "tokens": 7, "hidden": 96}], ids=str)
 def test_the_model_is_right_and_traced(more: dict[str, Any]) -> None:
     workload = get("launch.trace").workload
