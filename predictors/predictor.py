@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time as clock
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from wattline.predictors.parts import State, join, part_of
 from wattline.predictors.physics import Machine
 from wattline.predictors.single import OneRow
 from wattline.predictors.table import Block, blocks_of, in_pieces, targets_of
+from wattline.predictors.threads import run_all
 from wattline.workmodels import work_model
 
 if TYPE_CHECKING:
@@ -221,13 +221,7 @@ class KernelPredictor:
             _write(out, model.answer(model.encode(own, self._machine), coverage))
 
         # numpy lets go of the interpreter in most of what is done with many rows; pieces write to rows of their own.
-        workers = min(len(pieces), len(os.sched_getaffinity(0))) if n >= _THREADED else 1
-        if workers > 1:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(answer, pieces))
-        else:
-            for piece in pieces:
-                answer(piece)
+        run_all(answer, pieces, workers=None if n >= _THREADED else 1)
         frame = pd.DataFrame(figures.T, index=X.index, columns=list(FIGURES), copy=False)
         frame["bound_by"] = pd.Categorical.from_codes(out["bound_by"], pd.Index(BOUNDS))
         frame["in_domain"] = out["in_domain"]
