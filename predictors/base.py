@@ -47,8 +47,8 @@ class Curve:
     alpha: tuple[float, ...]
     beta: tuple[float, ...]
     extra: tuple[float, ...] = (0.0,)
-    sharp: tuple[float, ...] = (1.0,)
-    passes: tuple[float, ...] = (0.0,)
+    sharp: float = 1.0
+    passes: float = 0.0
 
     def __call__(self, position: Any) -> tuple[Any, Any, Any]:
         """``alpha``, ``beta`` and ``extra`` at a position, interpolated."""
@@ -120,9 +120,11 @@ def fit_kernel(time: Array, busy: Array, streamed: Array, prior: float, seed: in
     # The plainest of those that are about as good as the best.
     best = next(each for each, error in zip(tried, errors, strict=True) if error <= _ABOUT * min(errors))
     passes, sharp, floor = best if min(errors) < _CLEARLY * scatter(*plain) else plain
-    return Curve((0.0,), (float(np.clip(floor, *FLOOR_RANGE)),), (1.0,), (0.0,), (sharp,), (passes,))
+    return Curve((0.0,), (float(np.clip(floor, *FLOOR_RANGE)),), (1.0,), sharp=sharp, passes=passes)
 
 
+_LINES = 4
+"""Parts of a curve that a bundle of version 1 holds."""
 SHARED = 0.6
 """Weight of the best inverse bandwidth that any collective reaches over the same link."""
 
@@ -208,15 +210,19 @@ class Base:
             at = sorted({a for c in found for a in c.at})
             both = np.array([[c(a) for a in at] for c in found], float)
             # Of two that differ the plainer one: what is not agreed on is left to learning.
-            shape = np.quantile([[c.sharp[0], c.passes[0]] for c in found], 0.5, axis=0, method="lower")
-            parts = [tuple(map(float, part)) for part in np.median(both, axis=0).T]
-            self.curves[name] = Curve(tuple(at), *parts, *((float(v),) for v in shape))
+            sharp, passes = np.quantile([[c.sharp, c.passes] for c in found], 0.5, axis=0, method="lower").tolist()
+            alpha, beta, extra = (tuple(map(float, part)) for part in np.median(both, axis=0).T)
+            self.curves[name] = Curve(tuple(at), alpha, beta, extra, sharp, passes)
 
     def state(self) -> dict[str, Any]:
         """Plain facts."""
-        return {k: [list(part) for part in astuple(c)] for k, c in self.curves.items()}
+        return {k: list(astuple(c)) for k, c in self.curves.items()}
 
     @classmethod
     def from_state(cls, facts: Mapping[str, Any]) -> Base:
         """From :meth:`state`."""
-        return cls({k: Curve(*(tuple(float(x) for x in part) for part in v)) for k, v in facts.items()})
+        found = {}
+        for key, (*lines, sharp, passes) in ((k, v if len(v) > _LINES else [*v, 1.0, 0.0]) for k, v in facts.items()):
+            at, alpha, beta, extra = (tuple(float(x) for x in part) for part in lines)
+            found[key] = Curve(at, alpha, beta, extra, float(sharp), float(passes))
+        return cls(found)

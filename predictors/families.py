@@ -95,9 +95,11 @@ def _gemm(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
         waves = tiles / units
         whole = ceil(waves)
         # One wave does units tiles at once; a last wave that is partly empty takes as long as a full one. Where tiles
-        # are few, libraries split the depth: multiprocessors share a tile, and add up their parts in memory.
+        # are few, libraries split the depth where that is quicker: multiprocessors share a tile, and add up their parts
+        # in memory.
         parts = most(1.0, least(-ceil(-units / tiles), deep))
-        seconds = whole * (height * width / share) * everywhere / parts + (parts > 1) * parts * added
+        seconds = whole * (height * width / share) * everywhere
+        seconds = least(seconds, seconds / parts + parts * added)
         busy = seconds if busy is None else least(busy, seconds)
         if height in (128, 64) and width == height:
             out += [xp.log2(waves), waves / whole, rows * cols * batch / (tiles * height * width)]

@@ -244,7 +244,11 @@ def _link_curves(rows: Mapping[str, tuple[Array, ...]], listed: set[str]) -> dic
             beta = towards_usual(shared) if device in listed else shared
             alpha, extra = fit_latency(*own[key], beta)
             points.setdefault(key, []).append((at, alpha, beta, extra))
-    return {key: Curve(*(tuple(part) for part in zip(*found, strict=True))) for key, found in points.items()}
+    curves = {}
+    for key, rows_of_key in points.items():
+        places, alphas, betas, extras = (tuple(part) for part in zip(*rows_of_key, strict=True))
+        curves[key] = Curve(places, alphas, betas, extras)
+    return curves
 
 
 def _fit_abroad(

@@ -12,8 +12,8 @@ import numpy as np
 from wattline.predictors.base import FLOOR_RANGE, Base, Curve
 from wattline.predictors.model import FamilyModel
 from wattline.predictors.physics import Machine
-from wattline.predictors.rows import Encoder
-from wattline.predictors.table import Block, Words
+from wattline.predictors.rows import Encoder, kernel_of
+from wattline.predictors.table import Block
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,9 +91,9 @@ def with_floors(
         machine: the machine of a device id.
     """
     trial = copy(model)
-    trial.encoder = copy(model.encoder)
-    if trial.encoder.collective:
-        return trial.encoder
+    encoder = trial.encoder = copy(model.encoder)
+    if encoder.collective:
+        return encoder
     kernels: dict[str, list[Block]] = {}
     for block in blocks:
         kernels.setdefault(Base.keys(False, block.words)[0], []).append(block)
@@ -102,41 +102,39 @@ def with_floors(
         if len(rows) < _FEWEST:
             continue
         words = own[0].words
-        name = f"{words.device}|{words.impl}|{words.dtype}"
-        known = trial.encoder.base.find(False, words)
+        known = encoder.base.find(False, words)
         search = _Search(trial, key, own, time, machine, (np.inf, known))
         highest = float(time[rows].min())
         search.consider(known)
         # What kernels of the same format do elsewhere (several passes, a host that is in the way) this one may do too.
-        for curve in _alike(trial.encoder.base, words.dtype, known):
+        for curve in _alike(encoder.base, words.dtype, known):
             search.consider(curve)
             search.floors(curve, highest)
         search.floors(search.best[1], highest)
-        best, twin = search.best, None
-        # And it may be one of them under another name, or on a device that differs in what the datasheet says.
-        for other, curve in _others(trial.encoder.base, words):
-            trial.encoder.twins = {**model.encoder.twins, name: other}
-            search = _Search(trial, key, own, time, machine, (np.inf, known), share=1.0)
-            for start in {known: None, curve: None}:
-                search.consider(start)
-                search.floors(start, highest)
-            if search.best[0] < _TWIN * best[0]:
-                best, twin = search.best, other
-        trial.encoder.twins = {**model.encoder.twins, **({name: twin} if twin else {})}
-        model = copy(model)
-        model.encoder = copy(trial.encoder)
-        trial.encoder.base = Base({**trial.encoder.base.curves, key: best[1]})
-    return trial.encoder
+        best = search.best
+        measured = _measured(model, words.dtype)
+        if (words.device, words.impl) not in measured:
+            # It may be one of them under another name, or on a device that differs in what the datasheet says.
+            twins = chosen = encoder.twins
+            for other, curve in measured.items():
+                encoder.twins = {**twins, kernel_of(words): other}
+                search = _Search(trial, key, own, time, machine, (np.inf, known), share=1.0)
+                for start in {known: None, curve: None}:
+                    search.consider(start)
+                    search.floors(start, highest)
+                if search.best[0] < _TWIN * best[0]:
+                    best, chosen = search.best, encoder.twins
+            encoder.twins = chosen
+        encoder.base = Base({**encoder.base.curves, key: best[1]})
+    return encoder
 
 
-def _others(base: Base, words: Words) -> list[tuple[tuple[str, str], Curve]]:
-    """Device, implementation and curve of the kernels that were measured in the same format."""
+def _measured(model: FamilyModel, dtype: str) -> dict[tuple[str, str], Curve]:
+    """Curve by device and implementation of the kernels of one format that the training rows held."""
     found = {}
-    for key, curve in base.curves.items():
-        device, _, rest = key.partition("|")
-        if not device or key.count("|") != _KERNEL or not rest.endswith(f"|{words.dtype}"):
-            continue
-        impl = rest.split("|", 1)[1].rpartition("|")[0]
-        if (device, impl) != (words.device, words.impl):
-            found[device, impl] = curve
-    return list(found.items())
+    for key, curve in model.encoder.base.curves.items():
+        if key.count("|") == _KERNEL:
+            device, _, impl, own = key.split("|")
+            if own == dtype and device in model.seen["device"] and impl in model.seen["impl"]:
+                found[device, impl] = curve
+    return found

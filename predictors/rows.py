@@ -26,6 +26,11 @@ BASE_NAMES = ("log_floor_share", "floor_share", "log_base")
 """Features that every family ends with: how much of the base is launch floor, and the base itself."""
 
 
+def kernel_of(words: Words) -> str:
+    """Name of a kernel on a device, whatever the regime."""
+    return f"{words.device}|{words.impl}|{words.dtype}"
+
+
 @dataclass
 class Plan:
     """Everything that the words of a row decide, worked out once.
@@ -124,7 +129,7 @@ class Encoder:
 
     def twin(self, words: Words) -> tuple[str, str] | None:
         """Device and implementation that a kernel is taken to be like, or ``None``."""
-        return self.twins.get(f"{words.device}|{words.impl}|{words.dtype}")
+        return self.twins.get(kernel_of(words))
 
     def plan(self, words: Words, machine: Machine) -> Plan:
         """The plan of one set of words."""
@@ -176,7 +181,7 @@ class Encoder:
         given, rest, whole, terms, busy, own = grounds or self.grounds(plan, numbers, xp, many=many)
         position = xp.log2(given["world_size"]) if self.collective else 0.0
         alpha, beta, extra = plan.curve(position)
-        (sharp,), (passes,) = plan.curve.sharp, plan.curve.passes
+        sharp, passes = plan.curve.sharp, plan.curve.passes
         passed: Any = 0.0
         if passes and self.family.streamed:
             passed = passes * self.family.streamed(given, plan.machine)
