@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,9 @@ def command(  # noqa: PLR0917 - Typer reads these as the options of the command
     confidence: Annotated[
         str, typer.Option("--confidence", metavar="SHARE", help="Of verdicts and intervals.")
     ] = "95%",
+    statistic: Annotated[
+        str, typer.Option("--statistic", metavar="NAME", help="Of the samples: median, p5, or auto (the steadier).")
+    ] = "auto",
     quiet: QuietOption = False,
 ) -> None:
     """Compare two runs: per case same, faster, slower, cannot tell, or not comparable and why.
@@ -55,10 +58,11 @@ def command(  # noqa: PLR0917 - Typer reads these as the options of the command
         raise unknown_name("format", format_, _FORMATS)
     gates = gate.parse_gates(fail_on) if fail_on is not None else []
     asked = None if margin is None else gate.parse_share(margin, "the margin")
-    comparison = compare_runs(
-        a, b, only=only or (), margin=gate.margin_for(gates, asked, MARGIN),
-        confidence=gate.parse_share(confidence, "the confidence"),
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "margin": gate.margin_for(gates, asked, MARGIN), "confidence": gate.parse_share(confidence, "the confidence"),
+        "statistic": statistic,
+    }  # fmt: skip
+    comparison = compare_runs(a, b, only=only or (), **how)
     violations = gate.check(comparison, gates)
     text = _written(format_, comparison, gates, violations)
     if out is not None:
@@ -73,7 +77,7 @@ def command(  # noqa: PLR0917 - Typer reads these as the options of the command
     if report is not None:
         from wattline.reports import write_comparison
 
-        written = write_comparison([comparison.a, comparison.b], report)
+        written = write_comparison([comparison.a, comparison.b], report, **how)
         if not quiet:
             typer.echo(str(written), err=True)
     raise typer.Exit(REGRESSION if violations else 0)

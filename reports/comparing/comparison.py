@@ -12,12 +12,13 @@ from functools import cached_property
 import numpy as np
 
 from wattline.case import Case
-from wattline.errors import ParamError
+from wattline.errors import ParamError, unknown_name
 from wattline.reports.comparing import judging
 from wattline.reports.comparing.conditions import CAUTION, MACHINE, Conditions, Difference, differences, same_machine
 from wattline.reports.comparing.contrast import Change, Contrast, contrast
 from wattline.reports.comparing.judging import LESS, MORE, SAME, UNTOLD, Verdict
 from wattline.reports.comparing.reading import Side, SideCase, read_side
+from wattline.reports.comparing.statistic import STATISTICS, chosen
 
 MARGIN, CONFIDENCE = 0.02, 0.95
 TIME_WORDS = {MORE: "slower", LESS: "faster", SAME: SAME, UNTOLD: UNTOLD}
@@ -105,6 +106,8 @@ class Comparison:
         same_machine: whether both sides are of the same device.
         margin, confidence: as asked for.
         problems: what was found amiss while reading.
+        statistic: what of the samples ``time`` compares: ``"median"`` or ``"p5"``, their 5th percentile.
+        aside: the same by the other of the two, which no verdict rests on; ``None`` where it was not looked at.
     """
 
     a: Side
@@ -117,6 +120,8 @@ class Comparison:
     margin: float
     confidence: float
     problems: Sequence[str] = field(default_factory=list)
+    statistic: str = "median"
+    aside: Contrast | None = None
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -163,6 +168,7 @@ def compare_runs(
     only: Sequence[str] = (),
     margin: float = MARGIN,
     confidence: float = CONFIDENCE,
+    statistic: str = "auto",
 ) -> Comparison:
     """Compare two runs, or two sets of repeated runs.
 
@@ -172,6 +178,7 @@ def compare_runs(
         only: conditions that cases must meet, as of `bench`: ``"m >= 1024 and op == 'gemm.dense'"``.
         margin: changes up to this share count as the same.
         confidence: one less the share of wrong verdicts among those on a change, and of the intervals.
+        statistic: what of a measurement's samples is compared, one of :data:`.statistic.STATISTICS`.
 
     Returns:
         A verdict per case for time, and for energy where both sides measured it.
@@ -179,9 +186,12 @@ def compare_runs(
     Raises:
         StorageError: a run cannot be read.
         SchemaError: no run, a damaged one, or one of a newer version.
-        UsageError: a condition that cannot be read.
+        UsageError: a condition that cannot be read; a 5th percentile asked for that records do not hold.
         ParamError: a margin or confidence that makes no sense.
+        UnknownNameError: a statistic that is none.
     """
+    if statistic not in STATISTICS:
+        raise unknown_name("statistic", statistic, STATISTICS)
     if not 0 < margin < 1:
         raise ParamError(f"a margin must lie between 0 and 1, not {margin:g}", todo="write it like 2%")
     if not 0.5 <= confidence < 1:
@@ -215,15 +225,16 @@ def compare_runs(
             confidence=confidence,
         )  # fmt: skip
 
-    time = held("time", compared)
+    statistic, time, aside = chosen(statistic, held, compared, (first, second), same_machine=same)
     energy = held("energy", joules) if joules else None
     finished = [_with_change(result, time, energy) for result in results]
     problems = [*(f"A: {p}" for p in first.problems), *(f"B: {p}" for p in second.problems)]
     if _same_files(first, second):
         problems.append("A and B are the same run: nothing can differ")
     return Comparison(
-        first, second, finished, time, energy, differences(first, second), same, margin, confidence, problems
-    )
+        first, second, finished, time, energy, differences(first, second), same, margin, confidence, problems,
+        statistic, aside,
+    )  # fmt: skip
 
 
 def _with_change(result: CaseResult, time: Contrast, energy: Contrast | None) -> CaseResult:

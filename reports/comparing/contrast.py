@@ -12,7 +12,8 @@ import numpy as np
 
 from wattline.reports.comparing import judging
 from wattline.reports.comparing.judging import Verdict
-from wattline.reports.comparing.noise import FEWEST_RATIOS, Noise, core_scale, estimate, quantile
+from wattline.reports.comparing.location import Located, located
+from wattline.reports.comparing.noise import FEWEST_RATIOS, Noise, core_scale, estimate, fit, quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Change:
     """How one quantity of one case changed.
 
     Attributes:
-        a, b: values of both sides, in SI units: the geometric mean of their readings.
+        a, b: values of both sides, in SI units: the geometric mean of their readings, from five on a trimmed one.
         ratio: b / a as measured.
         change: the log ratio less the shift that was taken off.
         error, freedom: standard error of ``change`` and its degrees of freedom.
@@ -136,36 +137,38 @@ def contrast(
     """
     sides = [Leveled(a, runs[0]), Leveled(b, runs[1])]
     several = min(runs) > 1
-    repeats = [part for side in sides for part in side.repeats()]
-    sums, freedoms, own = (np.array([part[i] for part in repeats], dtype=np.float64) for i in range(3))
     d, c, own_a, own_b, systematic = _ratios(sides, keys)
     enough = same_machine and len(keys) >= FEWEST_RATIOS
     centre = float(np.median(d)) if enough else 0.0
     usual = np.sqrt(2 / c) if len(keys) else c
     noise = estimate(
-        sums, freedoms, own, several_runs=several, ratios=(d - centre) * usual if enough else np.empty(0),
+        *repeats(sides), several_runs=several, ratios=(d - centre) * usual if enough else np.empty(0),
         ratios_own=(own_a + own_b) * usual**2 if enough else np.empty(0),
     )  # fmt: skip
+    # Where readings are trimmed, what is left of them is steadier than a measurement alone.
+    trimmed = any(found.trimmed for side in sides for found in side.found.values())
+    scale, freedom = fit(*repeats(sides, trimmed=True)) if trimmed else (noise.scale, noise.freedom)
     margin_log = math.log1p(margin)
     shift = _shift(d, noise, sides, several, margin_log, confidence) if enough else _no_shift(same_machine)
     values = d - (shift.value if shift.removed else 0.0)
     errors, degrees, shared = (np.empty(len(keys)) for _ in range(3))
     for i, key in enumerate(keys):
         # A/A pairs of single runs say nothing of what differs from run to run: only repeated runs moderate.
-        total, count = _within(sides, key) if max(runs) > 1 else (0.0, 0)
+        found = [side.found[key] for side in sides]
+        total, count = (sum(f.squares for f in found), sum(f.held - 1 for f in found)) if max(runs) > 1 else (0.0, 0)
         readings = [side.readings[key] for side in sides]
-        typical = noise.scale**2 + sum(sum(r.own**2 for r in rs) for rs in readings) / sum(map(len, readings))
-        variance = (noise.freedom * typical + total) / (noise.freedom + count)
+        typical = scale**2 + sum(sum(r.own**2 for r in rs) for rs in readings) / sum(map(len, readings))
+        variance = (freedom * typical + total) / (freedom + count)
         # A case's own intervals hold at any rate.
         shared[i] = _shared(shift, same_machine, systematic[i])
         errors[i] = math.sqrt(max(variance * c[i], own_a[i] + own_b[i]) + shared[i])
-        degrees[i] = min(noise.freedom + count, shift.freedom if shift.beyond else 1e6)
+        degrees[i] = min(freedom + count, shift.freedom if shift.beyond else 1e6)
     verdicts = judging.judge(values, errors, degrees, margin=margin_log, confidence=confidence)
     changes = {}
     for i, key in enumerate(keys):
-        first, second = (side.mean(key) for side in sides)
+        first, second = (math.exp(side.found[key].mean) for side in sides)
         changes[key] = Change(
-            math.exp(first), math.exp(second), math.exp(min(float(d[i]), 700.0)), float(values[i]), float(errors[i]),
+            first, second, math.exp(min(float(d[i]), 700.0)), float(values[i]), float(errors[i]),
             float(degrees[i]), float(shared[i]), (len(sides[0].readings[key]), len(sides[1].readings[key])),
             verdicts[i],
         )  # fmt: skip
@@ -185,6 +188,7 @@ class Leveled:
     Attributes:
         readings: by key.
         logs: by key, in the order of the readings.
+        found: by key, where the logarithms lie.
         levels: log level of each run about that of the side; zeros where they cannot be told from the cases.
     """
 
@@ -195,6 +199,7 @@ class Leveled:
         self.leveled = False
         if runs > 1:
             self._level(runs)
+        self.found: dict[str, Located] = {key: located(values) for key, values in self.logs.items()}
 
     def _level(self, runs: int) -> None:
         """Median polish: a run's level is the median of what its readings exceed their case by."""
@@ -214,29 +219,16 @@ class Leveled:
         for key, values in self.readings.items():
             self.logs[key] = [y - self.levels[r.run] for y, r in zip(self.logs[key], values, strict=True)]
 
-    def mean(self, key: str) -> float:
-        """The mean of a case's logarithms."""
-        values = self.logs[key]
-        return sum(values) / len(values)
 
-    def repeats(self) -> list[tuple[float, int, float]]:
-        """Sum of squares, degrees of freedom and own variance of each case with several readings."""
-        found = []
-        for key, values in self.logs.items():
+def repeats(sides: Sequence[Leveled], *, trimmed: bool = False) -> tuple[NDArray[np.float64], ...]:
+    """Sum of squares, degrees of freedom and own variance of each case of a side with several readings."""
+    rows = []
+    for side in sides:
+        for key, values in side.logs.items():
             if len(values) > 1:
-                own = sum(r.own**2 for r in self.readings[key]) / len(values)
-                found.append((_squares(values), len(values) - 1, own))
-        return found
-
-
-def _squares(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return sum((v - mean) ** 2 for v in values)
-
-
-def _within(sides: Sequence[Leveled], key: str) -> tuple[float, int]:
-    logs = [side.logs[key] for side in sides]
-    return sum(_squares(values) for values in logs), sum(len(values) - 1 for values in logs)
+                found = side.found[key] if trimmed else located(values, share=0.0)
+                rows.append((found.squares, found.held - 1, sum(r.own**2 for r in side.readings[key]) / len(values)))
+    return tuple(np.array(rows, dtype=np.float64).reshape(len(rows), 3).T)
 
 
 def _ratios(sides: Sequence[Leveled], keys: Sequence[str]) -> tuple[NDArray[np.float64], ...]:
@@ -244,11 +236,12 @@ def _ratios(sides: Sequence[Leveled], keys: Sequence[str]) -> tuple[NDArray[np.f
     rows = []
     for key in keys:
         first, second = (side.readings[key] for side in sides)
+        one, other = (side.found[key] for side in sides)
         rows.append((
-            sides[1].mean(key) - sides[0].mean(key),
-            1 / len(first) + 1 / len(second),
-            sum(r.own**2 for r in first) / len(first) ** 2,
-            sum(r.own**2 for r in second) / len(second) ** 2,
+            other.mean - one.mean,
+            1 / one.held + 1 / other.held,
+            sum(r.own**2 for r in first) / len(first) / one.held,
+            sum(r.own**2 for r in second) / len(second) / other.held,
             first[0].systematic ** 2 + second[0].systematic ** 2,
         ))  # fmt: skip
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 5)

@@ -12,6 +12,7 @@ from wattline.reports.comparing.comparison import CaseResult, Comparison, group_
 from wattline.reports.comparing.contrast import Change, Contrast
 from wattline.reports.comparing.gate import Gate, Violation
 from wattline.reports.comparing.reading import Side
+from wattline.reports.comparing.statistic import told_aside
 
 SCHEMA = 1
 
@@ -36,7 +37,11 @@ def to_dict(
         "differences": [asdict(d) for d in comparison.differences],
         "counts": comparison.counts,
         "energy_counts": comparison.energy_counts,
+        "statistic": comparison.statistic,
         "time": _contrast(comparison.time),
+        "time_aside": {**_contrast(comparison.aside), "told": told_aside(comparison.time, comparison.aside)}
+        if comparison.aside
+        else None,
         "energy": _contrast(comparison.energy) if comparison.energy else None,
         "groups": {
             quantity: [

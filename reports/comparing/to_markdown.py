@@ -21,6 +21,7 @@ from wattline.reports.comparing.words import (
     resolution_sentence,
     shift_sentence,
     shortened,
+    statistic_sentence,
     verdict_counts,
 )
 from wattline.units import format_si, format_time
@@ -134,6 +135,7 @@ def _method(comparison: Comparison) -> str:
     if not comparison.compared:
         return ""
     said = [
+        f"Compared: {statistic_sentence(comparison)}.",
         f"Noise: {noise_sentence(comparison.time)}.",
         f"A/A: {aa}." if (aa := aa_sentence(comparison.time)) else "",
         f"Whole-machine shift: {shift_sentence(comparison.time)}.",

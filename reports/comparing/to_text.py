@@ -21,6 +21,7 @@ from wattline.reports.comparing.words import (
     resolution_sentence,
     shift_sentence,
     shortened,
+    statistic_sentence,
     verdict_counts,
 )
 from wattline.units import format_si, format_time
@@ -146,7 +147,8 @@ def _groups(comparison: Comparison) -> Iterator[str]:
 def _trust(comparison: Comparison) -> Iterator[str]:
     if not comparison.compared:
         return
-    yield from ("", f"noise: {noise_sentence(comparison.time)}")
+    yield from ("", f"compared: {statistic_sentence(comparison)}")
+    yield f"noise: {noise_sentence(comparison.time)}"
     if aa := aa_sentence(comparison.time):
         yield f"A/A: {aa}"
     yield f"whole-machine shift: {shift_sentence(comparison.time)}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from wattline.reports.comparing.statistic import half_width, told_aside
+
 if TYPE_CHECKING:
     from wattline.reports.comparing.comparison import Comparison
     from wattline.reports.comparing.contrast import Change, Contrast
@@ -70,6 +72,21 @@ def noise_sentence(contrast: Contrast) -> str:
         f"one of twenty equal measurements differs by {share_text(noise.twentieth)} or more "
         f"({sources[noise.source]}; Student's t with {noise.freedom:.1f} degrees of freedom)"
     )
+
+
+def statistic_sentence(comparison: Comparison) -> str:
+    """What of the samples is compared, and what the other statistic says."""
+    aside, by = comparison.aside, {"median": "the median", "p5": "the 5th percentile"}
+    other = "median" if comparison.statistic == "p5" else "p5"
+    said = f"{by[comparison.statistic]} of each measurement's samples"
+    if aside is None:
+        return said
+    mine, theirs = (share_text(math.expm1(half_width(each))) for each in (comparison.time, aside))
+    said += f" (intervals of +-{mine} in half of the cases, by {by[other]} +-{theirs})"
+    if count := told_aside(comparison.time, aside):
+        verb = "case differs" if count == 1 else "cases differ"
+        said += f"; {count} {verb} by {by[other]} alone, which --statistic {other} lists"
+    return said
 
 
 def aa_sentence(contrast: Contrast) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wattline.case import Case
-from wattline.reports.comparing.contrast import Leveled
+from wattline.reports.comparing.contrast import Leveled, repeats
 from wattline.reports.comparing.judging import two_sided
 from wattline.reports.comparing.noise import FEWEST_RATIOS, Noise, estimate, quantile
 
@@ -130,7 +130,7 @@ def _fleet(sides: Sequence[Side], members: Sequence[int], quantity: str, margin:
             return Fleet(device, members, quantity, len(keys), {}, why_not=why)
         return _fleet([sides[i] for i in kept], [members[i] for i in kept], quantity, margin, alpha)
     # Shape (cases, machines); NaN where a machine has no figure.
-    table = np.array([[side.mean(k) if k in side.logs else math.nan for side in leveled] for k in keys])
+    table = np.array([[side.found[k].mean if k in side.found else math.nan for side in leveled] for k in keys])
     off = table - np.nanmedian(table, axis=1, keepdims=True)
     levels = np.nanmedian(off, axis=0)
     noise = _noise(table, levels, leveled)
@@ -171,10 +171,8 @@ def _noise(table: NDArray[np.float64], levels: NDArray[np.float64], leveled: Seq
     flat = table - levels
     steps = (flat[:, 1:] - flat[:, :-1]).ravel()
     steps = steps[np.isfinite(steps)]
-    repeats = [part for side in leveled for part in side.repeats()]
-    sums, freedoms, own = (np.array([part[i] for part in repeats], dtype=np.float64) for i in range(3))
     return estimate(
-        sums, freedoms, own, ratios=steps - np.median(steps), ratios_own=np.zeros(len(steps)), several_runs=False
+        *repeats(leveled), ratios=steps - np.median(steps), ratios_own=np.zeros(len(steps)), several_runs=False
     )
 
 

@@ -30,6 +30,7 @@ from wattline.reports.comparing.words import (
     resolution_sentence,
     share_text,
     shift_sentence,
+    statistic_sentence,
 )
 from wattline.reports.html import asset, environment
 from wattline.reports.several import figures
@@ -101,6 +102,7 @@ def write_comparison(
     *,
     margin: float = MARGIN,
     confidence: float = CONFIDENCE,
+    statistic: str = "auto",
 ) -> Path:
     """Write the report on several runs or machines, side by side.
 
@@ -108,7 +110,7 @@ def write_comparison(
         runs: run folders, the first of them the baseline; a folder that holds several runs is one side of repeats. One
             folder alone that holds several runs stands for these, each a side of its own.
         out: the file to write.
-        margin, confidence: as of :func:`wattline.reports.compare_runs`.
+        margin, confidence, statistic: as of :func:`wattline.reports.compare_runs`.
 
     Returns:
         The path written.
@@ -126,7 +128,7 @@ def write_comparison(
     target = Path(out)
     with seldom_collected():
         sides = [side if isinstance(side, Side) else read_side(side) for side in given]
-        text = render(build(sides, margin, confidence))
+        text = render(build(sides, margin, confidence, statistic))
     atomic_write(target, text.encode("utf-8", "replace"))
     return target
 
@@ -145,9 +147,12 @@ def render(page: Page) -> str:
     )  # fmt: skip
 
 
-def build(sides: Sequence[Side], margin: float = MARGIN, confidence: float = CONFIDENCE) -> Page:
+def build(
+    sides: Sequence[Side], margin: float = MARGIN, confidence: float = CONFIDENCE, statistic: str = "auto"
+) -> Page:
     """What a page on these sides says; the first is the baseline."""
-    comparisons = [compare_runs(sides[0], side, margin=margin, confidence=confidence) for side in sides[1:]]
+    how: dict[str, Any] = {"margin": margin, "confidence": confidence, "statistic": statistic}
+    comparisons = [compare_runs(sides[0], side, **how) for side in sides[1:]]
     found = fleets(sides, margin=margin, confidence=confidence)
     if any(case.energy for side in sides for case in side.cases.values()):
         found += fleets(sides, quantity="energy", margin=margin, confidence=confidence)
@@ -156,11 +161,12 @@ def build(sides: Sequence[Side], margin: float = MARGIN, confidence: float = CON
     energy = any(c.energy for c in comparisons)
     names = _names(sides)
     named = list(zip(comparisons, names[1:], strict=True))
+    quantity = "fast" if all(c.statistic == "p5" for c in comparisons) else "time"
     return Page(
         sides, comparisons, find(comparisons, found, anchors), found,
         group_rows(comparisons, names, "operation"), group_rows(comparisons, names, "format"),
         [figures.ratios(c, i, anchors) for i, c in enumerate(comparisons, 1)],
-        [_row(anchors[key], key, sides, each) for key, each in results.items()], left_out, energy,
+        [_row(anchors[key], key, sides, each, quantity) for key, each in results.items()], left_out, energy,
         list(dict.fromkeys(text for c, name in named for text in _problems(c, names[0], name))),
         [(f"{name} against {names[0]}", list(_trust(c))) for c, name in named],
         names, _lead(sides, names, comparisons),
@@ -175,6 +181,8 @@ def _lead(sides: Sequence[Side], names: Sequence[str], comparisons: Sequence[Com
         return f"{len(sides)} sides; everything is held against the first, {names[0]}. {against}"
     if comparisons[0].same_machine:
         where = sides[0].device_name or "one machine"
+        if comparisons[0].statistic == "p5":
+            against += " Times are 5th percentiles of samples, which repeat better here than medians."
         return f"{where}: {runs[0]} of {names[0]}, {runs[1]} of {names[1]}. {against}"
     each = (f"{name} is {side.device_name}, {count}" for name, side, count in zip(names, sides, runs, strict=True))
     return f"{'; '.join(each)}."
@@ -205,12 +213,14 @@ def _shown(comparisons: Sequence[Comparison]) -> tuple[dict[str, list[CaseResult
     return {k: [table.get(k) for table in by_key] for k in keys[:MOST_ROWS]}, max(0, len(keys) - MOST_ROWS)
 
 
-def _row(anchor: str, key: str, sides: Sequence[Side], results: Sequence[CaseResult | None]) -> CaseRow:
+def _row(
+    anchor: str, key: str, sides: Sequence[Side], results: Sequence[CaseResult | None], quantity: str
+) -> CaseRow:
     case = next(r.case for r in results if r)
     values = []
     for side in sides:
         held = side.cases.get(key)
-        time = _middle([r.value for r in held.time]) if held else math.nan
+        time = _middle([r.value for r in getattr(held, quantity)]) if held else math.nan
         values.append((format_time(time), f"{time:.6g}") if math.isfinite(time) else ("", ""))
     changes, whys = [], []
     for result in results:
@@ -236,6 +246,7 @@ def _trust(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if not comparison.compared:
         yield "compared", "no case has a time on both sides"
         return
+    yield "compared", statistic_sentence(comparison)
     yield "noise", noise_sentence(comparison.time)
     if aa := aa_sentence(comparison.time):
         yield "A/A", aa
