@@ -25,7 +25,7 @@ _FEWEST = 5
 _HALVES = tuple(sign * step / 2 for step in range(1, 13) for sign in (1, -1))
 """Octaves that a floor is moved by, the nearest first."""
 _CLEARLY = 0.98
-_TWIN = 0.98
+_TWIN = 0.95
 """Scatter at which a kernel is taken to be like another one, against what it is as one of its own."""
 _KERNEL = 3
 """Bars in the key of one kernel on one device."""

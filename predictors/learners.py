@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from wattline.predictors.forest import Forest
+from wattline.predictors.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -385,7 +386,7 @@ class Averaged:
 
     kind = "averaged"
 
-    def __init__(self, parts: Sequence[Linear | Gaussian | Network | Stacked]) -> None:
+    def __init__(self, parts: Sequence[Linear | Gaussian | Network | Stacked | Surrogate]) -> None:
         self.parts = list(parts)
 
     def predict(self, x: Array) -> Array:
@@ -411,6 +412,7 @@ class Averaged:
 
 
 KINDS: dict[str, Any] = {
-    "averaged": Averaged, "linear": Linear, "gaussian": Gaussian, "network": Network, "stacked": Stacked,
+    "averaged": Averaged, "linear": Linear, "gaussian": Gaussian, "network": Network, "process": Surrogate,
+    "stacked": Stacked,
 }  # fmt: skip
 """Learners by the name that a bundle gives them."""

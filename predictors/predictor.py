@@ -24,7 +24,7 @@ from wattline.predictors.parts import State, join, part_of
 from wattline.predictors.physics import Machine
 from wattline.predictors.single import OneRow
 from wattline.predictors.table import Block, blocks_of, in_pieces, targets_of
-from wattline.predictors.threads import run_all
+from wattline.predictors.threads import one_thread, run_all
 from wattline.workmodels import work_model
 
 if TYPE_CHECKING:
@@ -121,13 +121,10 @@ class KernelPredictor:
         machines = {b.words.device: self._machine(b.words.device) for b in blocks}
         self.devices_ = {name: machine.spec for name, machine in sorted(machines.items())}
         links = self._learn_links(blocks, time, set(self.devices_))
-        models = {}
-        for name, own in by_family.items():
-            family = family_of(own[0].words.op)
-            models[name] = fit_family(
-                family, own, time, power, labels, machine=self._machine, seed=self.random_state, effort=self.effort
-            )
-        self.models_: dict[str, FamilyModel] = models
+        with one_thread("scipy.linalg"):
+            self.models_: dict[str, FamilyModel] = {
+                name: self._fitted(own, time, power, labels) for name, own in by_family.items()
+            }
         self.provenance_: dict[str, Any] = {
             "rows": len(X),
             "devices": sorted(self.devices_),
@@ -135,7 +132,7 @@ class KernelPredictor:
             "fitted_at": clock.strftime("%Y-%m-%dT%H:%M:%SZ", clock.gmtime()),
             "split": "whole groups left out in turn (cross-fitting)",
             "groups": "given" if groups is not None else "rows of equal operation and parameters",
-            "scores": {name: model.facts for name, model in models.items()},
+            "scores": {name: model.facts for name, model in self.models_.items()},
         }
         if links:
             self.provenance_["links"] = links
@@ -162,22 +159,25 @@ class KernelPredictor:
         out.devices_ = {**self.devices_, **specs}
         # What was learned of a device rests on the speed of its links: only new devices are given one.
         links = out._learn_links(blocks, time, set(specs) - set(self.devices_))
-        for name, own in _by_family(blocks).items():
-            if name in self.models_:
-                out.models_[name] = adapt_family(
-                    self.models_[name], own, time, power, out._machine, seed=self.random_state
+        with one_thread("scipy.linalg"):
+            for name, own in _by_family(blocks).items():
+                known = self.models_.get(name)
+                out.models_[name] = (
+                    adapt_family(known, own, time, power, out._machine, seed=self.random_state)
+                    if known
+                    else out._fitted(own, time, power, default_groups(X))
                 )
-            else:
-                family = family_of(own[0].words.op)
-                out.models_[name] = fit_family(
-                    family, own, time, power, default_groups(X), machine=out._machine, seed=self.random_state,
-                    effort=self.effort,
-                )  # fmt: skip
         step = {"rows": len(X), "devices": sorted(specs)}
         out.provenance_ = {**self.provenance_, "adapted": [*self.provenance_.get("adapted", []), step]}
         if links:
             out.provenance_["links"] = {**self.provenance_.get("links", {}), **links}
         return out
+
+    def _fitted(self, blocks: list[Block], time: Any, power: Any, groups: Any) -> FamilyModel:
+        family = family_of(blocks[0].words.op)
+        return fit_family(
+            family, blocks, time, power, groups, machine=self._machine, seed=self.random_state, effort=self.effort
+        )
 
     # -- asking ---------------------------------------------------------------------------------------------------
 

@@ -128,6 +128,8 @@ class OneRow:
             try:
                 number = float(value)
             except (TypeError, ValueError):
+                if type(value).__name__ == "NAType":  # pandas.NA: absent, as NaN is
+                    continue
                 raise ParamError(f"parameter {name!r} of {op} must be a number or a word, not {value!r}") from None
             if math.isnan(number):
                 continue

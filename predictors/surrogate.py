@@ -1,4 +1,7 @@
-"""A Gaussian process that says how unsure it is: what the sampler of :mod:`wattline.predictors.active` asks.
+"""A Gaussian process with a length for each feature, which also says how unsure it is.
+
+It is the learner for some dozens to some hundreds of rows, what few rows of a new device are learned with, and what the
+sampler of :mod:`wattline.predictors.active` asks.
 
 The kernel is ``a^2 (1 + r) exp(-r) + b^2 sum_d x_d x'_d / l_d^2 + c^2``, a Matern 3/2 of the distance
 ``r^2 = 3 sum_d (x_d - x'_d)^2 / l_d^2`` with a length ``l_d`` of each feature, a linear part and a constant
@@ -9,6 +12,7 @@ dozen rows do not make a feature all-important by chance.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +28,8 @@ _CONSTANT = 1.0
 _PRIOR_SPREAD = 1.0
 """Standard deviation of the logarithm of every length and amplitude around its usual value."""
 _LIMIT = 7.0
+_OTHERS = 3
+"""Hyperparameters beside the lengths."""
 
 
 class Surrogate:
@@ -34,16 +40,19 @@ class Surrogate:
         amplitude, linear, noise: variances, relative to that of the targets.
         mean, scale: of the targets.
         x: the rows that it has learned ``(n, d)``.
+        dual: their weights ``(n,)``.
     """
+
+    kind = "process"
 
     def __init__(self, theta: Array) -> None:
         self.theta = theta
         values = np.exp(np.clip(theta, -_LIMIT - 5, _LIMIT))
-        self.lengths, (self.amplitude, self.linear, self.noise) = values[:-3], values[-3:]
+        self.lengths, (self.amplitude, self.linear, self.noise) = values[:-_OTHERS], values[-_OTHERS:]
         self.mean, self.scale = 0.0, 1.0
         self.x: Array = np.empty((0, len(self.lengths)))
         self.factor: Array = np.empty((0, 0))
-        self.dual: Array = np.empty(0)
+        self._weigh(np.empty(0))
 
     @staticmethod
     def usual(d: int) -> Array:
@@ -51,20 +60,23 @@ class Surrogate:
         return np.append(np.full(d, np.log(1.5 * np.sqrt(d))), np.log([0.7, 0.5, 0.01]))
 
     @classmethod
-    def fit(cls, x: Array, y: Array, *, start: Array | None = None, seed: int = 0, steps: int = 40) -> Surrogate:
+    def fit(
+        cls, x: Array, y: Array, *, start: Array | None = None, seed: int = 0, steps: int = 40, most: int = MOST_FITTED
+    ) -> Surrogate:
         """Find lengths and learn rows.
 
         Args:
             x: standardised features ``(n, d)``.
             y: targets ``(n,)``.
             start: ``theta`` to begin at, such as that of an earlier fit.
-            seed: of the rows that lengths are fitted on, where there are more than :data:`MOST_FITTED`.
+            seed: of the rows that lengths are fitted on, where there are more than ``most``.
             steps: of the search.
+            most: rows that lengths are fitted on.
         """
         from scipy.optimize import minimize
 
         mean, scale = float(y.mean()), float(y.std()) or 1.0
-        rows = np.random.default_rng(seed).permutation(len(y))[:MOST_FITTED]
+        rows = np.random.default_rng(seed).permutation(len(y))[:most]
         part, target, usual = x[rows], (y[rows] - mean) / scale, cls.usual(x.shape[1])
         begin = usual if start is None else start
         found = minimize(
@@ -79,8 +91,16 @@ class Surrogate:
         gram = self.kernel(x, x)
         gram[np.diag_indices_from(gram)] += self.noise
         self.factor = np.asarray(np.linalg.cholesky(gram), np.float64)
-        self.dual = self._solve((y - self.mean) / self.scale)
+        self._weigh(self._solve((y - self.mean) / self.scale))
         return self
+
+    def _weigh(self, dual: Array) -> None:
+        """Take weights, and what of a prediction does not depend on distances."""
+        self.dual = dual
+        self._points = self.x / self.lengths
+        self._squares = (self._points**2).sum(axis=1)
+        self._slopes = self.linear * (dual @ self._points)
+        self._level = _CONSTANT * float(dual.sum())
 
     def kernel(self, a: Array, b: Array) -> Array:
         """Prior covariances of rows ``(n, d)`` and ``(m, d)``, relative to the variance of the targets."""
@@ -97,8 +117,39 @@ class Surrogate:
         """The expected target of rows ``(n, d)``."""
         out = np.empty(len(x))
         for start in range(0, len(x), 4096):
-            part = slice(start, start + 4096)
-            out[part] = self.mean + self.scale * (self.kernel(x[part], self.x) @ self.dual)
+            u = x[start : start + 4096] / self.lengths
+            squares = (u**2).sum(axis=1)[:, None] + self._squares - 2.0 * (u @ self._points.T)
+            out[start : start + 4096] = self._weighted(squares) + u @ self._slopes
+        return self.mean + self.scale * (out + self._level)
+
+    def predict_one(self, row: Array) -> float:
+        """The same of one row ``(d,)``."""
+        u = row / self.lengths
+        squares = float(u @ u) + self._squares - 2.0 * (self._points @ u)
+        return self.mean + self.scale * (float(self._weighted(squares)) + float(u @ self._slopes) + self._level)
+
+    def _weighted(self, squares: Array) -> Any:
+        """The Matern part at squared distances from the rows learned: their weighted sum."""
+        r = np.sqrt(3.0 * np.maximum(squares, 0.0))
+        return self.amplitude * (((1.0 + r) * np.exp(-r)) @ self.dual)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What predictions need; how unsure they are is not kept."""
+        return {"theta": self.theta, "rows": self.x, "dual": self.dual, "scaling": np.array([self.mean, self.scale])}
+
+    @classmethod
+    def from_arrays(cls, a: Mapping[str, NDArray[Any]]) -> Surrogate:
+        """From :meth:`arrays`.
+
+        Raises:
+            ValueError: the arrays do not fit each other.
+        """
+        theta, rows, dual = (np.asarray(a[name], np.float64) for name in ("theta", "rows", "dual"))
+        if rows.shape != (len(dual), len(theta) - _OTHERS):
+            raise ValueError(f"{len(theta) - _OTHERS} lengths and {len(dual)} weights for rows of shape {rows.shape}")
+        out = cls(theta)
+        out.x, (out.mean, out.scale) = rows, a["scaling"].tolist()
+        out._weigh(dual)
         return out
 
     def whitened(self, x: Array) -> Array:
@@ -138,7 +189,7 @@ def _likelihood(theta: Array, x: Array, y: Array, usual: Array) -> tuple[float, 
 
     n = len(y)
     away = (theta - usual) / _PRIOR_SPREAD
-    lengths, (amplitude, linear, noise) = np.exp(theta[:-3]), np.exp(theta[-3:])
+    lengths, (amplitude, linear, noise) = np.exp(theta[:-_OTHERS]), np.exp(theta[-_OTHERS:])
     u = x / lengths
     product = u @ u.T
     squares = np.diag(product)

@@ -21,7 +21,8 @@ from wattline.predictors.active import Sampler
 TARGET = 0.05
 SEEDS = (0, 1, 2)
 MOST = 1000
-PREDICTOR_ROWS = {"sampler": (250, 500, 700, 850, 1000), "random": (250, 500, 1000, 1500, 2000, 3000, 4000, 6000)}
+_STEPS = (250, 350, 450, 550, 700, 850, 1000)
+PREDICTOR_ROWS = {"sampler": _STEPS, "random": (*_STEPS, 1500, 2000, 3000, 4000, 6000)}
 """Rows that the predictor is fitted on in turn, until its error is within the target."""
 
 Table = tuple[pd.DataFrame, np.ndarray[Any, Any]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -36,8 +39,23 @@ def test_products_keep_to_one_thread_meanwhile() -> None:
     assert [e["num_threads"] for e in libraries.threadpool_info() if e["user_api"] == "blas"] == before
 
 
+def test_libraries_that_a_module_brings_are_held_too() -> None:
+    """scipy brings a library of its own; a fresh process first makes a switch without it."""
+    pytest.importorskip("threadpoolctl")
+    code = (
+        "import threadpoolctl\n"
+        "from wattline.predictors import threads\n"
+        "threads.run_all(print, range(0, 2), workers=2)\n"
+        "with threads.one_thread('scipy.linalg'):\n"
+        "    print({e['num_threads'] for e in threadpoolctl.threadpool_info() if e['user_api'] == 'blas'})\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "{1}"
+
+
 def test_without_the_switch_the_work_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_controller", lambda: None)
+    monkeypatch.setattr(threads, "_controller", lambda _: None)
     names: set[int] = set()
     threads.run_all(lambda _: names.add(threading.get_ident()), range(8), workers=2)
     assert names
