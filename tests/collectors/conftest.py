@@ -1,11 +1,14 @@
-"""A fake /proc and /sys tree, so that every kind of host can be tested on any."""
+"""A fake /proc and /sys tree, so that every kind of host can be tested on any, and a GPU whose caps may be set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from wattline_sim.capped_gpu import Gpu, Run
 
 CPUINFO = """processor\t: {cpu}
 vendor_id\t: GenuineIntel
@@ -117,3 +120,34 @@ def clock() -> Callable[[], float]:
             return self.now
 
     return Clock()
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """A stand-in for a GPU whose caps may be set; see wattline_sim.capped_gpu."""
+    gpu = Gpu(tmp_path)
+    monkeypatch.setenv("FAKE_GPU", str(gpu.path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))  # the watchdog's pynvml
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return gpu
+
+
+@pytest.fixture
+def capping() -> Iterator[Callable[..., Run]]:
+    """Starts processes that cap that GPU; none outlives its test."""
+    started: list[Run] = []
+
+    def start(*arguments: str) -> Run:
+        started.append(Run(*arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        for pid in filter(None, (each.process.pid, each.forked)):
+            if pid != each.process.pid or each.process.poll() is None:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        each.process.wait(timeout=30)
+        each.process.stdout.close()

@@ -1,31 +1,19 @@
-"""gemm.quantized on the CPU: packing, the check, and every implementation against the dequantised product."""
+"""gemm.quantized on the CPU: every implementation against the dequantised product, the check, and what cannot run."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from wattline.errors import ParamError
-from wattline.quantization import ELEMENTS, SCHEMES
+from wattline.quantization import SCHEMES
 from wattline.suites.fills import Builder
-from wattline.suites.gemm.quant.native import swizzled
 from wattline.suites.gemm.quant.pack import (
-    E2M1,
     Operand,
-    pack,
-    quantize,
-    quantize_activations,
-    quantize_weights,
-    unpack,
 )
 from wattline.suites.registry import get, get_implementation
 from wattline.suites.workload import Kernel, Machine, Value
@@ -60,119 +48,7 @@ def _error(p: dict[str, Value], kernel: Kernel) -> tuple[float, float]:
     return error, allowed
 
 
-# --- Packing.
-
-CODES = {
-    "int8": (-127, 127), "int4": (-7, 7), "uint4": (0, 15), "ternary": (-1, 1), "ternary5": (-1, 1), "e2m1": (0, 15),
-}  # fmt: skip
-
-
-@settings(max_examples=60)
-@given(element=st.sampled_from(sorted(CODES)), rows=st.integers(1, 5), cols=st.integers(1, 67), seed=st.integers(0, 99))
-def test_codes_come_back_from_packing(element: str, rows: int, cols: int, seed: int) -> None:
-    lowest, highest = CODES[element]
-    kind = torch.int8 if lowest < 0 else torch.uint8
-    drawn = torch.randint(lowest, highest + 1, (rows, cols), generator=torch.Generator().manual_seed(seed))
-    codes = drawn.to(kind)
-    packed = pack(codes, element)
-    assert torch.equal(unpack(packed, element, cols), codes)
-    assert torch.equal(pack(unpack(packed, element, cols), element), packed)
-
-
-@given(bits=st.integers(1, 8), rows=st.integers(1, 4), cols=st.integers(1, 40), seed=st.integers(0, 99))
-def test_bit_planes_come_back_from_packing(bits: int, rows: int, cols: int, seed: int) -> None:
-    drawn = torch.randint(0, 2**bits, (rows, cols), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
-    packed = pack(drawn, "planes", bits)
-    assert packed.shape == (bits, rows, -(-cols // 8))
-    assert torch.equal(unpack(packed, "planes", cols), drawn)
-
-
-def test_the_order_of_packed_codes() -> None:
-    assert pack(torch.tensor([[1, 2, 3]], dtype=torch.uint8), "uint4").tolist() == [[0x21, 0x03]]
-    assert pack(torch.tensor([[-7, 7]], dtype=torch.int8), "int4").tolist() == [[0xF1]]
-    assert pack(torch.tensor([[-1, 0, 1, 1]], dtype=torch.int8), "ternary").tolist() == [[0b10_10_01_00]]
-    assert pack(torch.tensor([[1, 0, 0, 0, -1]], dtype=torch.int8), "ternary5").tolist() == [[2 + 3 + 9 + 27]]
-    assert pack(torch.tensor([[1, 2, 3]], dtype=torch.uint8), "planes", 2).tolist() == [[[0b101]], [[0b110]]]
-
-
-def _levels(operand: Operand, row: int, col: int) -> torch.Tensor:
-    """All values that the element may have at a place."""
-    steps = {"e2m1": torch.tensor([*E2M1, *(-v for v in E2M1)])}.get(operand.element)
-    if steps is None and operand.element == "e4m3":
-        every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
-        steps = every[~every.isnan()]
-    if steps is None:
-        lowest, highest = CODES.get(operand.element, (0, 2**operand.bits - 1))
-        lowest = 1 if operand.element == "offset" and operand.bits > 1 else lowest
-        steps = torch.arange(lowest, highest + 1).float() - operand.middle
-    at = (row // operand.block[0], col // operand.block[1])
-    zero = 0.0 if operand.zero is None else operand.zero[at].float()
-    return steps * operand.scales()[at] + zero
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    scheme=st.sampled_from(sorted(SCHEMES)),
-    group=st.sampled_from([0, 32, 64, 128]),
-    dtype=st.sampled_from(sorted(DTYPES)),
-    bits=st.integers(1, 8),
-    cols=st.integers(128, 150),
-    scale=st.sampled_from([1e-2, 1.0, 30.0]),
-    seed=st.integers(0, 9),
-)
-def test_every_value_becomes_the_nearest_that_its_block_can_hold(  # noqa: PLR0917 - drawn by name
-    scheme: str, group: int, dtype: str, bits: int, cols: int, scale: float, seed: int
-) -> None:
-    """So an error is at most half a step, but for values beyond the largest (in ternary, single bits and MX)."""
-    generator = torch.Generator().manual_seed(seed)
-    matrix = (torch.randn(3, cols, generator=generator) * scale).to(DTYPES[dtype])
-    of = SCHEMES[scheme]
-    for operand in (
-        quantize_weights(matrix, of, group if of.grouped else 0, bits if of.planes else 0),
-        quantize_activations(matrix, of, bits if of.act == "offset" else 0),
-    ):
-        if operand is None:
-            continue
-        assert operand.shape == (3, cols)
-        found = operand.dequantize(torch.float32)
-        for row, col in ((0, 0), (1, 17), (2, cols - 1), (0, cols - 2)):
-            levels = _levels(operand, row, col)
-            value = float(matrix[row, col])
-            nearest = float((levels - value).abs().min())
-            size = float(levels.abs().max()) + abs(value)
-            assert abs(float(found[row, col]) - value) <= nearest + 1e-5 * size
-
-
-@pytest.mark.parametrize("group", [0, 32, 64, 128])
-@pytest.mark.parametrize("scheme", ["w8a16", "w4a16", "w4a8"])
-def test_the_error_is_at_most_half_a_step(scheme: str, group: int) -> None:
-    matrix = torch.rand(16, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    operand = quantize_weights(matrix, SCHEMES[scheme], group, 0)
-    error = (operand.dequantize(torch.float32) - matrix).abs()
-    step = operand.scales().repeat_interleave(operand.block[1], 1)
-    assert bool((error <= step * 0.5001).all())
-    assert float(step.max()) <= 2.0 / {"w8a16": 254, "w4a16": 15, "w4a8": 14}[scheme] * 1.001
-
-
-def test_scales_of_the_microscaling_formats() -> None:
-    # The largest of a block lies in [2^e, 2^(e+1)): its scale is 2^(e - 2) for FP4 and 2^(e - 8) for FP8.
-    matrix = torch.tensor([[1.0] * 32 + [0.75] * 32 + [6.5] * 32])
-    assert quantize(matrix, "e2m1", 0, (1, 32), "e8m0", torch.float32).scales().tolist() == [[0.25, 0.125, 1.0]]
-    assert quantize(matrix, "e4m3", 0, (1, 32), "e8m0", torch.float32).scales().tolist() == [[2**-8, 2**-9, 2**-6]]
-    # 6.5 is beyond 6 in FP4, and is held there.
-    assert quantize(matrix, "e2m1", 0, (1, 32), "e8m0", torch.float32).dequantize(torch.float32)[0, -1] == 6.0
-
-
-def test_ties_of_fp4_go_to_the_even_code() -> None:
-    matrix = torch.tensor([[6.0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, -0.25, -5.0]])
-    operand = quantize(matrix, "e2m1", 0, (1, 0), "fp32", torch.float32)
-    assert operand.dequantize(torch.float32).tolist() == [[6.0, 0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 0.0, -4.0]]
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_zeros_stay_zeros(scheme: str) -> None:
-    operand = quantize_weights(torch.zeros(4, 64), SCHEMES[scheme], 0, 2 if SCHEMES[scheme].planes else 0)
-    assert not operand.dequantize(torch.float32).any()
+# --- The work model.
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -182,18 +58,6 @@ def test_the_work_model_counts_the_bytes_that_are_stored(scheme: str) -> None:
     act = kernel.inputs["activations"]
     stored = act.bytes if isinstance(act, Operand) else act.numel() * act.element_size()
     assert work_of(OP, p).bytes_read == {"device": stored + kernel.inputs["weights"].bytes}
-
-
-def test_scales_in_the_order_of_cublas() -> None:
-    # Of a tile of 128 x 4, row r and column c lie at (r % 32) * 16 + (r // 32) * 4 + c; tiles of a row follow.
-    scales = torch.arange(200 * 6).remainder(251).to(torch.uint8).view(200, 6)
-    found = swizzled(scales, 200, 6)
-    assert found.shape == (2 * 2 * 512,)
-    for row, col in ((0, 0), (1, 3), (33, 2), (127, 5), (199, 4), (130, 0)):
-        tile = row // 128 * 2 + col // 4
-        at = tile * 512 + row % 32 * 16 + row % 128 // 32 * 4 + col % 4
-        assert found[at] == scales[row, col]
-    assert int(found.long().sum()) == int(scales.long().sum())
 
 
 # --- Products.
@@ -334,75 +198,6 @@ def test_torchao_has_it_right(dtype: str, group: int) -> None:
         assert error <= allowed
         assert ("w" in kernel.inputs) != copy
     assert 0.001 < _measured(p, "torchao")["scheme_error"] < 0.01
-
-
-# --- Triton, where it is installed: interpreted, and compiled for a GPU that need not be there.
-
-_INTERPRET = """
-import json, math, sys
-from wattline.suites.fills import Builder
-from wattline.suites.registry import get, get_implementation
-from wattline.suites.workload import Machine
-
-machine = Machine(kind="cpu", torch_version=(2, 13))
-workload, implementation = get("gemm.quantized").workload, get_implementation("gemm.quantized", "triton")
-found = []
-for given in json.loads(sys.argv[1]):
-    p = workload.params.parse(given, op="gemm.quantized")
-    reason = implementation.unmet(p, machine)
-    assert reason is None, reason
-    kernel = implementation.build(p, Builder("cpu", machine))
-    kernel.output.fill_(math.nan)
-    found.append(workload.check(p, kernel, kernel.call())[:2])
-print(json.dumps(found))
-"""
-
-
-def test_the_triton_kernel_interpreted(monkeypatch: pytest.MonkeyPatch, python_json: Callable[..., Any]) -> None:
-    """In a process of its own: Triton reads the variable when it is imported."""
-    pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    cases = []
-    for scheme, of in SCHEMES.items():
-        if ELEMENTS[of.weight].bits == 0 or of.weight == "ternary5":
-            continue
-        for m, n, k in ((3, 70, 203), (1, 1, 1), (35, 66, 256)):
-            for group in (0, 32, 128) if of.grouped else (0,):
-                if group <= k:
-                    dtype = "fp16" if m == 3 else "fp32"
-                    cases.append({"m": m, "n": n, "k": k, "dtype": dtype, "scheme": scheme, "group": group})
-    found = python_json(_INTERPRET, json.dumps(cases), timeout=240)
-    assert len(found) == len(cases) > 30
-    assert not [case for case, (error, allowed) in zip(cases, found, strict=True) if not error <= allowed]
-
-
-@pytest.mark.parametrize(
-    ("x", "w"),
-    [
-        (("*bf16", "*bf16", 0, 0, False, 0, 0), ("*u8", "*bf16", 2, 1, True, 1, 128)),  # w4a16
-        (("*u8", "*u8", 4, 2, False, 1, 32), ("*u8", "*u8", 4, 2, False, 1, 32)),  # mxfp8
-        (("*i8", "*fp32", 1, 1, False, 1, 0), ("*u8", "*fp32", 3, 1, False, 1, 0)),  # ternary
-    ],
-)
-def test_the_triton_kernel_compiles_for_a_gpu(
-    x: tuple[Any, ...], w: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    triton = pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    from triton.backends.compiler import GPUTarget
-
-    from wattline.suites.gemm.quant import triton_kernel
-
-    signature = dict.fromkeys(triton_kernel._product.arg_names, "i32") | {"out": "*bf16", "factor": "*fp32"}
-    fixed: dict[str, Any] = {"BM": 16, "BN": triton_kernel.TILE_N, "BK": triton_kernel.TILE_K}
-    for name, (data, scale, *form) in (("x", x), ("w", w)):
-        signature |= {name: data, f"{name}_scale": scale, f"{name}_zero": scale}
-        parts = [f"{name.upper()}_{part}" for part in ("ELEMENT", "SCALE", "ZERO", "TALL", "WIDE")]
-        fixed |= dict(zip(parts, form, strict=True))
-    signature |= dict.fromkeys(fixed, "constexpr")
-    source = triton.compiler.ASTSource(triton_kernel._product, signature, fixed)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "num_stages": 3})
-    assert "mma" in compiled.asm["ptx"]
 
 
 # --- The check.

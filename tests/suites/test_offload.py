@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,114 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wattline_sim.streams import SimulatedEngine
 
-from wattline.errors import UnsupportedError, UsageError
 from wattline.params import Value
 from wattline.stats import summarize
 from wattline.suites.fills import Builder
-from wattline.suites.host.buffers import host_array
-from wattline.suites.offload import copies, engine, optimizer, pinned, pipeline, rows
-from wattline.suites.registry import get, get_implementation, members
+from wattline.suites.offload import copies, optimizer, pinned, pipeline, rows
+from wattline.suites.registry import get, get_implementation
 from wattline.suites.workload import Kernel, Machine
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 CPU = Machine(kind="cpu", torch_version=(2, 13))
-GPU = Machine(kind="cuda", sm=90, torch_version=(2, 13))
-XPU = Machine(kind="xpu", torch_version=(2, 13))
 STATS = summarize([2.0, 2.0, 2.0])
-
-
-class Mark:
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def elapsed_time(self, later: Mark) -> float:
-        return later.at - self.at
-
-
-class SimulatedEngine(engine.Engine):
-    """Streams as queues. Nothing runs before somebody waits, and then in a random order among those allowed: whoever
-    forgets to wait reads what is not there yet.
-    """
-
-    def __init__(self, seed: int = 0, free: int = 1 << 30) -> None:
-        self.device = torch.device("cpu")
-        self.free = free
-        self.closed = 0
-        self.clock = 0.0
-        self._chance = random.Random(seed)
-        self._main = self.stream_at(0)
-        self._streams = [self._main]
-
-    @staticmethod
-    def stream_at(done: int) -> types.SimpleNamespace:
-        return types.SimpleNamespace(queue=[], done=done, added=0)
-
-    def empty(self, count: int) -> Any:
-        return torch.full((count,), 0xA5, dtype=torch.uint8)
-
-    def free_bytes(self) -> int:
-        return self.free
-
-    def stream(self) -> Any:
-        self._streams.append(self.stream_at(0))
-        return self._streams[-1]
-
-    def current(self) -> Any:
-        return self._main
-
-    def _add(self, stream: Any, *what: Any) -> None:
-        stream.queue.append(what)
-        stream.added += 1
-
-    def run(self, stream: Any, action: Callable[[], Any]) -> None:
-        self._add(stream, "run", action)
-
-    def wait(self, stream: Any, before: Any) -> None:
-        self._add(stream, "wait", before, before.added)
-
-    def mark(self, stream: Any) -> Any:
-        mark = Mark()
-        self._add(stream, "run", lambda: setattr(mark, "at", self.clock))
-        return mark
-
-    def compute(self, seconds: float) -> Callable[[], Any]:
-        return lambda: setattr(self, "clock", self.clock + 1e3 * seconds)
-
-    def _step(self, stream: Any) -> bool:
-        if not stream.queue:
-            return False
-        kind, *what = stream.queue[0]
-        if kind == "wait" and what[0].done < what[1]:
-            return False
-        stream.queue.pop(0)
-        if kind == "run":
-            what[0]()
-            self.clock += 1.0
-        stream.done += 1
-        return True
-
-    def _until(self, done: Callable[[], bool]) -> None:
-        while not done():
-            order = self._streams[:]
-            self._chance.shuffle(order)
-            assert any(self._step(stream) for stream in order), "streams wait for each other"
-
-    def wait_for(self, stream: Any) -> None:
-        self._until(lambda: not stream.queue)
-
-    def synchronize(self) -> None:
-        self._until(lambda: not any(stream.queue for stream in self._streams))
-
-    def host(self, count: int, kind: str = "pinned", node: int = -1) -> engine.HostMemory:
-        memory = torch.from_numpy(host_array(count, "uint8")).zero_()  # whole pages, as O_DIRECT wants them
-
-        def close() -> None:
-            self.closed += 1
-
-        device = memory if kind in ("zero_copy", "managed") else None
-        return engine.HostMemory(memory, device, close, {"memory_node": "0"})
 
 
 @pytest.fixture
@@ -401,163 +304,6 @@ def test_buffers_of_torch_and_of_the_driver_on_a_simulated_device(
         context.close()
     assert len(emptied) >= 4
     assert made.closed == 6
-
-
-def test_without_an_accelerator_it_is_said_why() -> None:
-    runs_here = {"offload.gather": "host", "offload.pinned_alloc": "mlock", "offload.pipeline": "host",
-                 "offload.optimizer": "host"}  # fmt: skip
-    needs = {"offload.gather": {"rows": 8}, "offload.swap": {"blocks": 1}, "offload.pipeline": {"to": "device"},
-             "offload.optimizer": {"parameters": 4096}}  # fmt: skip
-    for op in members("offload"):
-        entry = get(op)
-        p = entry.workload.params.parse(needs.get(op, {"bytes": 8192}), op=op)
-        for name, implementation in entry.implementations.items():
-            if runs_here.get(op) == name:
-                continue
-            reason = implementation.unmet(p, CPU)
-            assert reason is not None, (op, name)
-            assert reason.code == "no_accelerator"
-            assert "accelerator" in reason.message
-    assert set(runs_here) < set(members("offload"))
-    assert len(members("offload")) == 9
-
-
-@pytest.mark.parametrize(
-    ("op", "impl", "given_", "machine", "code"),
-    [
-        ("offload.h2d", "torch", {"bytes": 8, "memory": "managed"}, Machine(kind="cuda", hip=True), "no_cuda"),
-        ("offload.h2d", "torch", {"bytes": 8, "memory": "pinned"}, XPU, "no_pinned_memory"),
-        ("offload.h2d", "torch", {"bytes": 8, "memory": "pageable"}, XPU, ""),
-        ("offload.h2d", "torch", {"bytes": 16, "memory": "managed", "streams": 2}, GPU, "no_placing"),
-        ("offload.d2h", "torch", {"bytes": 8, "memory": "managed"}, GPU, "one_way"),
-        ("offload.bidirectional", "torch", {"bytes": 8, "memory": "zero_copy"}, GPU, "one_way"),
-        ("offload.h2d", "torch", {"bytes": 8, "node": 900}, GPU, "no_node"),
-        ("offload.optimizer", "host", {"parameters": 4096, "cpu_share": 0.5}, CPU, "no_accelerator"),
-        ("offload.optimizer", "host", {"parameters": 4096}, GPU, "host_only"),
-        ("offload.optimizer", "split", {"parameters": 4096, "cpu_share": 0.5}, GPU, ""),
-        ("offload.pipeline", "device", {"to": "host"}, GPU, "host_only"),
-        ("offload.gather", "host", {"rows": 8}, GPU, "host_only"),
-        ("offload.pipeline", "host", {"path": "/nothing/at/all"}, CPU, "no_folder"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused_with_the_reason(
-    op: str, impl: str, given_: dict[str, Value], machine: Machine, code: str
-) -> None:
-    p = get(op).workload.params.parse(given_, op=op)
-    reason = get_implementation(op, impl).unmet(p, machine)
-    assert ("" if reason is None else reason.code) == code
-
-
-@pytest.mark.parametrize(
-    ("op", "wrong", "says"),
-    [
-        ("offload.h2d", {"bytes": 0}, "bytes"),
-        ("offload.h2d", {"bytes": 12}, "multiples of 8"),
-        ("offload.d2h", {"bytes": 16, "chunk": 24}, "no more than bytes"),
-        ("offload.gather", {"rows": 10, "table_rows": 5}, "no more than table_rows"),
-        ("offload.swap", {"blocks": 10, "pool": 5}, "no more than pool"),
-        ("offload.pinned_alloc", {"bytes": "8Gi"}, "no more than"),
-        ("offload.pipeline", {"bytes": 5000}, "multiples of 4096"),
-        ("offload.optimizer", {"parameters": 4096, "cpu_share": 1.5}, "cpu_share"),
-    ],
-)  # fmt: skip
-def test_wrong_questions_are_refused(op: str, wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        get(op).workload.params.parse(wrong, op=op)
-
-
-def test_computation_of_any_length_is_spun_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wattline.collectors import device as devices
-
-    held: list[float] = []
-
-    class Fake:
-        def __init__(self, index: int) -> None:
-            self.index = index
-
-        def hold(self, seconds: float) -> float:
-            held.append(seconds)
-            return min(seconds, 0.1)
-
-    monkeypatch.setattr(devices, "AcceleratorDevice", Fake)
-    made, _ = fake_engine()
-    spin = made.compute(0.25)
-    held.clear()
-    spin()
-    assert sum(held) == pytest.approx(0.25)
-    assert max(held) <= 0.1
-    assert made.compute(0.0)() is None
-    monkeypatch.setattr(Fake, "hold", lambda self, seconds: 0.0)
-    with pytest.raises(UnsupportedError, match="no spin kernel"):
-        made.compute(0.25)
-
-
-class FakeRuntime:
-    """CUDA's runtime and torch.cuda, as far as the engine asks them."""
-
-    def __init__(self, code: int = 0) -> None:
-        self.code = code
-        self.registered: dict[int, int] = {}
-        self.log: list[str] = []
-
-    def cudart(self) -> FakeRuntime:
-        return self
-
-    def cudaHostRegister(self, address: int, count: int, flags: int) -> int:  # noqa: N802
-        self.registered[address] = flags
-        return self.code
-
-    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
-        del self.registered[address]
-        return 0
-
-    def synchronize(self, device: Any) -> None:
-        self.log.append("synchronize")
-
-    def mem_get_info(self, device: Any) -> tuple[int, int]:
-        return 1 << 20, 1 << 21
-
-
-def fake_engine(code: int = 0) -> tuple[engine.Engine, FakeRuntime]:
-    runtime = FakeRuntime(code)
-    made = engine.Engine.__new__(engine.Engine)
-    made.device, made._module = torch.device("cpu"), runtime
-    return made, runtime
-
-
-def test_page_locked_memory_is_registered_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, runtime = fake_engine()
-    monkeypatch.setattr(made, "seen_by_device", lambda address, count: ("device", address, count), raising=False)
-    for kind, flags in (("pinned", 0), ("zero_copy", 2)):
-        memory = made.host(5000, kind)
-        assert runtime.registered == {memory.host.data_ptr(): flags}
-        assert (memory.device is not None) == (kind == "zero_copy")
-        assert len(memory.host) == 5000
-        memory.close()
-        assert not runtime.registered
-        assert runtime.log.pop() == "synchronize"  # nobody copies from it any more
-    assert made.host(5000, "pageable").device is None
-    assert not runtime.registered
-    with pytest.raises(UnsupportedError, match="half of it is the limit") as error:
-        made.host(1 << 20, "managed")  # 1 MiB is free
-    assert error.value.code == "too_large"
-    refusing, _ = fake_engine(code=2)
-    with pytest.raises(UnsupportedError, match="cannot be pinned"):
-        refusing.host(5000, "pinned")
-
-
-def test_the_engine_itself_on_streams_of_torch() -> None:
-    made = engine.Engine(torch.device("cpu"))  # torch has streams of the CPU, which run at once
-    stream, ran = made.stream(), []
-    made.wait(stream, made.current())
-    made.run(stream, lambda: ran.append(1))
-    made.synchronize()
-    assert ran == [1]
-    assert made.empty(5).shape == (5,)
-    described = engine._Memory(4096, 10).__cuda_array_interface__
-    assert described["shape"] == (10,)
-    assert described["data"] == (4096, False)
-    assert engine.thread_node().isdigit() or engine.thread_node() == "unknown"
 
 
 @settings(max_examples=100, deadline=None)

@@ -32,7 +32,7 @@ def _loaded(name: str, path: Path) -> ModuleType:
     return module
 
 
-single = _loaded("wattline_tests_report_in_browser", HERE.parents[1] / "test_report_in_browser.py")
+single = _loaded("wattline_tests_in_browser", HERE.parents[1] / "in_browser" / "conftest.py")
 driver = single.driver
 
 
