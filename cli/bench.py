@@ -73,7 +73,7 @@ def command(
 ) -> None:
     """Measure a preset, fit a predictor on what was measured, and write the report.
 
-    Ctrl-C stops cleanly; --resume goes on. Exit code 1 says that some cases failed.
+    Ctrl-C stops cleanly; --resume goes on. Exit code 1 says that some cases failed, 2 that none fitted the budget.
     """
     if energy_window is not None:
         measure = [*(measure or []), options.energy_setting(energy_window)]
@@ -99,6 +99,8 @@ def command(
     if outcome.state == "interrupted":
         _tell_interrupted(outcome, json=json)
         raise typer.Exit(outcome.exit_code)
+    if outcome.state == "out_of_budget" and not outcome.done:
+        _refuse_empty_run(outcome, json=json)
     try:
         _finish(outcome, fit=not no_fit, report=not no_report, json=json, quiet=quiet)
     except KeyboardInterrupt:  # while learning or drawing: going on does that again and measures nothing twice
@@ -247,14 +249,32 @@ def _tell_interrupted(outcome: Outcome, *, json: bool) -> None:
     typer.echo(f"  do: {resume_command(outcome.path)}", err=True)
 
 
+def _refuse_empty_run(outcome: Outcome, *, json: bool) -> None:
+    """End a run whose budget was spent before its first case: there is nothing to learn from and to report.
+
+    Raises:
+        UsageError: always.
+    """
+    from wattline.errors import UsageError
+
+    error = UsageError(
+        f"no case fitted into the budget: 0 of {outcome.planned} are done",
+        why="the start of the worker and the probe of the machine's ceilings count too, and used it up",
+        todo=f"give it more time: `{resume_command(outcome.path)} --budget 2m`; the probe is not repeated",
+    )
+    if json:
+        emit_event("finished", state=outcome.state, run=str(outcome.path), exit_code=error.exit_code)
+    raise error
+
+
 def _finish(outcome: Outcome, *, fit: bool, report: bool, json: bool, quiet: bool) -> None:
     """Fit, report, and say where everything is; the paths come last."""
     from wattline.units import format_duration
 
     if not (json or quiet):
         counts = ", ".join(f"{number} {status}" for status, number in outcome.by_status.items() if number)
-        wall = format_duration(outcome.wall_s)
-        typer.echo(f"{outcome.done} of {outcome.planned} cases in {wall}: {counts or 'none'}")
+        wall, cases = format_duration(outcome.wall_s), "case" if outcome.planned == 1 else "cases"
+        typer.echo(f"{outcome.done} of {outcome.planned} {cases} in {wall}: {counts or 'none'}")
         if outcome.state == "out_of_budget":
             typer.echo(f"the budget is spent; `{resume_command(outcome.path)} --budget 10m` goes on")
     predictor = _fit(outcome.path, quiet=quiet) if fit else None

@@ -49,13 +49,13 @@ def command(  # noqa: PLR0917 - Typer reads these as the options of the command
     A folder that holds several runs of the same thing is one side: repeats are what tells small changes.
     Exit code 0: nothing of --fail-on happened; 1: something did; 2: an error.
     """
-    from wattline.errors import unknown_name
+    from wattline.errors import UsageError, unknown_name
     from wattline.files import atomic_write
     from wattline.reports.comparing import gate
     from wattline.reports.comparing.comparison import MARGIN, compare_runs
 
     if format_ not in _FORMATS:
-        raise unknown_name("format", format_, _FORMATS)
+        raise unknown_name("format", format_, _FORMATS, listing="wattline compare --help")
     gates = gate.parse_gates(fail_on) if fail_on is not None else []
     asked = None if margin is None else gate.parse_share(margin, "the margin")
     how: dict[str, Any] = {
@@ -63,6 +63,11 @@ def command(  # noqa: PLR0917 - Typer reads these as the options of the command
         "statistic": statistic,
     }  # fmt: skip
     comparison = compare_runs(a, b, only=only or (), **how)
+    if only and not comparison.cases:
+        raise UsageError(
+            "nothing is left to compare", why=f"no case of either side meets {' and '.join(only)}",
+            todo="compare without --only to see which cases there are",
+        )  # fmt: skip
     violations = gate.check(comparison, gates)
     text = _written(format_, comparison, gates, violations)
     if out is not None:

@@ -29,13 +29,19 @@ def command(
     """Write a run in a format that other programs read. Figures are in SI base units."""
     from wattline.errors import UsageError
     from wattline.reports.exporters import export_run, exporter
+    from wattline.run import Run
 
     chosen = exporter(format_)
     if out is None and chosen.BINARY and sys.stdout.isatty():
         raise UsageError(f"{format_} is binary", why="stdout is a terminal", todo=f"add -o run{chosen.SUFFIX}")
-    done = export_run(run, format_, sys.stdout.buffer if out is None else out)
+    opened = Run(run)
+    done = export_run(opened, format_, sys.stdout.buffer if out is None else out)
     if quiet:
         return
+    for warning in opened.warnings:
+        typer.echo(f"note: {warning}", err=True)
+    if not done.records:
+        typer.echo(f"note: {run} holds no records: `wattline bench --resume --out {run}` measures them", err=True)
     if done.left_out:
         why = "have no valid figure, or no place in this format, and were left out"
         typer.echo(f"note: {done.left_out} of {done.records} records {why}", err=True)

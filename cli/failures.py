@@ -7,7 +7,7 @@ import typer
 from wattline.errors import WattlineError, storage_error
 
 
-def show_error(error: Exception, *, debug: bool = False) -> int:
+def show_error(error: Exception, *, debug: bool = False, command: str = "") -> int:
     """Print an error and return its exit code.
 
     A :class:`~wattline.errors.WattlineError` gives up to three lines (``error:``, its cause, ``do:``); a wrong
@@ -16,16 +16,17 @@ def show_error(error: Exception, *, debug: bool = False) -> int:
     Args:
         error: what was raised.
         debug: the traceback has been printed, so the reader need not be told how to get it.
+        command: that was called, for errors that do not say so themselves (a last option without its value).
     """
     if isinstance(error, WattlineError):
         return show(error)
     if isinstance(error, OSError):
         # One without a file's name comes from a stream that was open all along: our output, into a full disk.
-        where = ("opening", error.filename) if error.filename else ("writing", "the output")
+        where = ("reading or writing", error.filename) if error.filename else ("writing", "the output")
         return show(storage_error(error, *where))
     message = getattr(error, "format_message", None)
     if callable(message):  # click's (or Typer's own) usage errors
-        path = getattr(getattr(error, "ctx", None), "command_path", "wattline")
+        path = getattr(getattr(error, "ctx", None), "command_path", f"wattline {command}".strip())
         return show(WattlineError(_one_line(str(message())), todo=f"`{path} --help` shows what it takes"))
     what = f"{type(error).__name__}: {_one_line(str(error))}" if str(error) else type(error).__name__
     todo = "report it with the traceback above" if debug else "run again with --debug to see where"

@@ -19,7 +19,7 @@ EXAMPLES = "Examples: wattline fit runs/monday runs/tuesday, wattline fit RUN --
 
 def command(
     *,
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of runs.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="Folders of runs.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", metavar="FILE", help="What `wattline import` wrote (repeat).")
     ] = None,

@@ -23,7 +23,7 @@ EXAMPLES = "Example: wattline import gemm_perf.parquet, then wattline fit --data
 
 def command(
     *,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of measurements, or folders of runs.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files of measurements, or folders of runs.")],
     format_: Annotated[
         str, typer.Option(
             "--format", "-f", metavar="NAME",

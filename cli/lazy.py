@@ -6,7 +6,9 @@ imports ``wattline.cli.<name>`` and reads its function ``command`` and its text 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -28,6 +30,9 @@ COMMANDS: dict[str, str] = {
 }
 """Every command with its one-line help, in the order of `--help`."""
 
+HELP_FLAGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+"""Settings of a command that shows its help on either."""
+
 
 def load_command(name: str, markup: Any) -> Any:
     """Import the module of a command and make the command.
@@ -38,8 +43,33 @@ def load_command(name: str, markup: Any) -> Any:
     """
     module = import_module(f"wattline.cli.{name}")
     app = typer.Typer(add_completion=False, rich_markup_mode=markup)
-    app.command(name, short_help=COMMANDS[name], epilog=module.EXAMPLES)(module.command)
+    app.command(name, short_help=COMMANDS[name], epilog=module.EXAMPLES, context_settings=HELP_FLAGS)(module.command)
     return typer.main.get_command(app)
+
+
+def refuse_empty(args: Sequence[str]) -> None:
+    """Refuse a value without a character.
+
+    No command means anything by one, and a path would silently become the current folder. It comes from a variable of
+    the shell that is not set: ``--out "$RUN"``.
+
+    Args:
+        args: the command's name and what follows it.
+
+    Raises:
+        UsageError: one of them is empty, or an option is (``--out=``).
+    """
+    for before, word in pairwise(args):
+        flag, equals, value = word.partition("=")
+        if word and not (flag.startswith("--") and equals and not value):
+            continue
+        from wattline.errors import UsageError
+
+        raise UsageError(
+            f"the value of {flag} is empty" if flag else f"the value behind {before!r} is empty",
+            why="nothing is called that; a shell variable that is not set looks so",
+            todo="write the value, or leave the option out",
+        )
 
 
 class LazyGroup(TyperGroup):
@@ -68,6 +98,8 @@ class LazyGroup(TyperGroup):
             from wattline.errors import unknown_name
 
             raise unknown_name("command", args[0], COMMANDS, listing="wattline --help")
+        if not ctx.resilient_parsing:
+            refuse_empty(args)
         if args and args[0] in COMMANDS and args[0] not in self._loaded:
             self.add_command(load_command(args[0], self.rich_markup_mode), args[0])
             self._loaded.add(args[0])

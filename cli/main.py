@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wattline.cli.lazy import LazyGroup
+from wattline.cli.lazy import COMMANDS, HELP_FLAGS, LazyGroup
 
 USAGE = 2
 INTERRUPTED = 130
@@ -47,7 +47,7 @@ def build() -> Any:
     # Boxes and colours where a person reads; plain text into pipes, files and logs (and no import of Rich there).
     markup: Any = "rich" if sys.stdout.isatty() else None
     app = typer.Typer(cls=LazyGroup, invoke_without_command=True, rich_markup_mode=markup, epilog=EXAMPLES)
-    app.callback(cls=LazyGroup, invoke_without_command=True, epilog=EXAMPLES)(_start)
+    app.callback(cls=LazyGroup, invoke_without_command=True, epilog=EXAMPLES, context_settings=HELP_FLAGS)(_start)
     return typer.main.get_command(app)
 
 
@@ -118,4 +118,4 @@ def _run(args: list[str], debug: bool) -> int:
             traceback.print_exception(error)
         from wattline.cli.failures import show_error
 
-        return show_error(error, debug=debug)
+        return show_error(error, debug=debug, command=next((word for word in args if word in COMMANDS), ""))

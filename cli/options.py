@@ -181,6 +181,8 @@ def _caps_text(text: str | None, flag: str) -> str | None:
     from wattline.collectors.energy.caps import parse_caps
 
     try:
+        if not text.strip(" ,"):
+            raise ParamError("it names nothing")
         parse_caps(**{flag[2:].replace("-", "_"): text})
     except ParamError as error:
         example = "700,600W,default" if flag == "--power-limits" else "1980,1500MHz,default"

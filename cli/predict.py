@@ -102,7 +102,7 @@ def _rank(
     from wattline.predictors.planning import best, grid, pareto
 
     if goal not in (goals := ("time", "energy", "both")):
-        raise unknown_name("goal", goal, goals)
+        raise unknown_name("goal", goal, goals, listing="wattline predict --help")
     alternatives = {name: value.split(",") for name, value in given.items() if "," in value}
     shared = {name: value for name, value in given.items() if name not in alternatives}
     tried = [_typed(predictor, op, words) for words in grid(**alternatives)] if alternatives else None
@@ -226,14 +226,16 @@ def _reading(source: Path) -> Iterator[TextIO]:
         yield sys.stdin
         return
     try:
-        with open(source, encoding="utf-8-sig", newline="") as lines:  # spreadsheets write a byte-order mark
+        lines = open(source, encoding="utf-8-sig", newline="")  # noqa: SIM115 - spreadsheets write a byte-order mark
+    except OSError as error:
+        raise storage_error(error, "reading", source) from error
+    try:
+        with lines:
             yield lines
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is not text", why=str(error), todo="save it as CSV in UTF-8") from None
-    except FileNotFoundError as error:
-        raise storage_error(error, "reading", source) from error
     except csv_module.Error as error:
-        raise DataError(f"{source} is not CSV", why=str(error)) from None
+        raise DataError(f"{source} is not CSV", why=str(error), todo="save it as comma-separated text") from None
 
 
 @contextmanager

@@ -253,7 +253,7 @@ def fit(label: str, running: str, room: int) -> str:
 
 
 def _opening(path: Path, device: DeviceSpec, planned: int, done: int, budget_s: float | None) -> str:
-    words = f"{planned} cases on {device.name or device.id} into {path}"
+    words = f"{planned} {'case' if planned == 1 else 'cases'} on {device.name or device.id} into {path}"
     if done:
         words += f", {done} done before"
     if budget_s is not None:

@@ -15,7 +15,7 @@ EXAMPLES = "Example: wattline report runs/2026-01-31-box-quick --out report.html
 def command(
     run: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of runs; of several, all are held against the first."),
+        typer.Argument(metavar="RUN", help="Folders of runs; of several, all are held against the first."),
     ],
     out: Annotated[
         Path | None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wattline.device import DeviceSpec
+from wattline.errors import UsageError
 from wattline.predictors.datasets import from_frame, left_out
 from wattline.predictors.imported import Facts, Imported, honest_groups, read_data
 from wattline.run import Run
@@ -51,11 +52,13 @@ def training_data(runs: Sequence[str | os.PathLike[str]], data: Sequence[str | o
         data: files that `wattline import` wrote.
 
     Raises:
+        UsageError: a place is given twice: its rows would count twice.
         SchemaError, StorageError, DataError: a folder that is no run, a file that holds no imported data, or one of
             them cannot be read.
     """
     import pandas as pd
 
+    _each_once((*runs, *data))
     opened = sorted((Run(path) for path in runs), key=lambda run: str(run.manifest.get("created_at", "")))
     imported = [read_data(path) for path in data]
     devices = {name: spec for part in imported for name, spec in part.devices.items()}
@@ -74,3 +77,15 @@ def training_data(runs: Sequence[str | os.PathLike[str]], data: Sequence[str | o
     whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
     both = Imported(whole, tuple(f for part in imported for f in part.facts), devices)
     return Training(both.X, both.y, honest_groups(whole), devices, names, both.facts, without)
+
+
+def _each_once(places: Sequence[str | os.PathLike[str]]) -> None:
+    seen: dict[str, str | os.PathLike[str]] = {}
+    for place in places:
+        before = seen.setdefault(os.path.realpath(place), place)
+        if before is not place:
+            raise UsageError(
+                f"{os.fspath(place)} is given twice",
+                why=f"{os.fspath(before)} is the same place, and its rows would count twice",
+                todo="give it once",
+            )

@@ -167,19 +167,26 @@ def _sweep_cases(sweep: Sweep, preset: Preset) -> Iterator[Case]:
         arguments = dict(sweep.shapes)
         source = arguments.pop("source", None)
         if not isinstance(source, str):
-            raise UsageError(f"the shapes of sweep {sweep.name} of preset {preset.name} name no source")
+            raise UsageError(
+                f"the shapes of sweep {sweep.name} of preset {preset.name} name no source",
+                todo=f"write source = one of: {', '.join(workload.shape_sources)}",
+            )
         try:
             shapes = list(workload.shapes(source, **arguments))
         except TypeError as error:  # an argument that the source does not take
             raise UsageError(
                 f"sweep {sweep.name} of preset {preset.name}: wrong arguments for the shape source {source!r}",
                 why=str(error),
+                todo="see docs/workloads.md for what each source takes",
             ) from None
     for shape in shapes:
         fixed = {**shape, **sweep.fixed}
         for name in (*sweep.product, *sweep.zip):
             if name in shape:
-                raise UsageError(f"sweep {sweep.name} of preset {preset.name}: {name!r} comes from its shapes already")
+                raise UsageError(
+                    f"sweep {sweep.name} of preset {preset.name}: {name!r} comes from its shapes already",
+                    todo="take it out of product and zip, or the shapes out of the sweep",
+                )
         for values in expand(
             workload.params, op=sweep.op, fixed=fixed, product=sweep.product, zipped=sweep.zip, where=sweep.where
         ):

@@ -92,6 +92,7 @@ class Model:
             raise UsageError(
                 f"{self.name} cannot be sliced {tp} ways",
                 why=f"{self.heads} heads, feed-forward {self.intermediate or self.expert_intermediate}",
+                todo="choose a degree that divides them",
             )
         found = [*self._attention(tp), *self._feed_forward(tp)]
         found.append(Layer("lm_head", -(-self.vocab // tp), self.hidden))

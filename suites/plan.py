@@ -287,11 +287,11 @@ def _budget_of(preset: Preset, planned: Sequence[PlannedCase]) -> float | None:
 
 def _check_limits(budget_s: float | None, aa: int | None, max_cases: int | None) -> None:
     if budget_s is not None and not 0 < budget_s < float("inf"):
-        raise ParamError(f"the budget must be above zero, not {budget_s!r}")
+        raise ParamError(f"the budget must be above zero, not {budget_s!r}", todo="leave it out for no limit")
     if aa is not None and aa < 0:
-        raise ParamError(f"the number of A/A pairs must not be negative: {aa}")
+        raise ParamError(f"the number of A/A pairs must not be negative: {aa}", todo="0 measures no case twice")
     if max_cases is not None and max_cases < 1:
-        raise ParamError(f"the number of cases must be above zero: {max_cases}")
+        raise ParamError(f"the number of cases must be above zero: {max_cases}", todo="leave it out for all of them")
 
 
 def _why_nothing(found: int, preset: Preset, ops: Sequence[str], wanted: Wanted, only: Sequence[str]) -> str:

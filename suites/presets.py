@@ -120,7 +120,7 @@ def load_preset(name: str | Path, kind: str = "cpu") -> Preset:
     measure = MeasureSettings.from_dict(_table(merged.get("measure", {}), f"{where}: measure"))
     aa = merged.get("aa", 0)
     if isinstance(aa, bool) or not isinstance(aa, int) or aa < 0:
-        raise ParamError(f"{where}: aa must be a whole number from 0, not {aa!r}")
+        raise ParamError(f"{where}: aa must be a whole number from 0, not {aa!r}", todo="write aa = 4, or leave it out")
     budget, total = (None if merged.get(key) is None else parse_duration(merged[key])
                      for key in ("budget", "budget_total"))  # fmt: skip
     sweeps = _table(merged.get("sweep", {}), f"{where}: sweep")
@@ -150,7 +150,7 @@ def _text(name: str) -> str:
         except (OSError, UnicodeDecodeError) as error:
             if isinstance(error, OSError):
                 raise storage_error(error, "reading the preset", name) from error
-            raise SchemaError(f"preset {name} is not text", why=str(error)) from None
+            raise SchemaError(f"preset {name} is not text", why=str(error), todo="save it as TOML in UTF-8") from None
     if name not in {*_names(), *_HIDDEN}:
         raise unknown_name("preset", name, _names(), listing="wattline list presets")
     return resources.files("wattline.suites").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
@@ -204,13 +204,18 @@ def _sweeps(data: Mapping[str, Any], where: str) -> None:
 def _compose(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """The file's content laid over what it extends."""
     if name in seen or len(seen) >= _MAX_DEPTH:
-        raise UsageError(f"preset {seen[0] if seen else name} extends itself", why=" -> ".join((*seen, name)))
+        raise UsageError(
+            f"preset {seen[0] if seen else name} extends itself", why=" -> ".join((*seen, name)),
+            todo="take `extends` out of one of them",
+        )  # fmt: skip
     data = _with_parts(name)
     parent = data.pop("extends", None)
     if parent is None:
         return data
     if not isinstance(parent, str):
-        raise SchemaError(f"preset {name}: extends must name one preset, not {parent!r}")
+        raise SchemaError(
+            f"preset {name}: extends must name one preset, not {parent!r}", todo='write it like extends = "quick"'
+        )
     if _is_path(parent):
         parent = str(Path(name).parent / parent)
     return _lay(_compose(parent, (*seen, name)), data)
@@ -260,7 +265,7 @@ def _sweep(name: str, given: object, where: str) -> Sweep | None:
     enabled = table.pop("enabled", True)
     _known(table, [*(f.name for f in fields(Sweep) if f.name != "name"), "enabled"], f"key of {where}")
     if not isinstance(enabled, bool):
-        raise SchemaError(f"{where}: enabled must be true or false, not {enabled!r}")
+        raise SchemaError(f"{where}: enabled must be true or false, not {enabled!r}", todo="write enabled = false")
     if not enabled:
         return None
     if not isinstance(table.get("op"), str):
@@ -276,7 +281,9 @@ def _sweep(name: str, given: object, where: str) -> Sweep | None:
 def _words(value: object, where: str) -> tuple[str, ...]:
     words = [value] if isinstance(value, str) else value
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise SchemaError(f"{where} must be a word or a list of words, not {value!r}")
+        raise SchemaError(
+            f"{where} must be a word or a list of words, not {value!r}", todo="write words within quotes"
+        )
     return tuple(words)
 
 

@@ -12,6 +12,7 @@ WATCHING_PAIRS = 8
 """Pairs of blocks, with and without the samplers, that tell what watching costs."""
 _BLOCK_SHARE, _SHORTEST_BLOCK_S, _LONGEST_BLOCK_S = 0.2, 0.1, 0.5
 STOPPING = ("precise", "stable_noise", "time_limit")
+_LISTED = "docs/method.md lists the settings with their defaults"
 
 
 @dataclass(frozen=True)
@@ -58,30 +59,34 @@ class MeasureSettings:
         for name in ("precision", "time_limit_s", "warmup_limit_s", "max_call_s", "deadline_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise ParamError(f"measure.{name} must be a number above zero, not {value!r}")
+                raise ParamError(f"measure.{name} must be a number above zero, not {value!r}", todo=_LISTED)
         window = self.energy_window_s
         if window is not None and (
             isinstance(window, bool) or not isinstance(window, int | float) or not 0 < window < float("inf")
         ):
-            raise ParamError(f"measure.energy_window_s must be a number above zero, not {window!r}")
+            raise ParamError(f"measure.energy_window_s must be a number above zero, not {window!r}", todo=_LISTED)
         if not isinstance(self.check, bool):
-            raise ParamError(f"measure.check must be true or false, not {self.check!r}")
+            raise ParamError(f"measure.check must be true or false, not {self.check!r}", todo=_LISTED)
         least = self.min_time_s
         if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= self.time_limit_s:
             raise ParamError(
                 f"measure.min_time_s must be from 0 to measure.time_limit_s ({self.time_limit_s:g}), "
-                f"not {self.min_time_s!r}"
+                f"not {self.min_time_s!r}",
+                todo=_LISTED,
             )
         for name in ("iterations", "warmup_iterations"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ParamError(f"measure.{name} must be a whole number from 0, not {value!r}")
+                raise ParamError(f"measure.{name} must be a whole number from 0, not {value!r}", todo=_LISTED)
         for name in ("min_samples", "max_samples"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ParamError(f"measure.{name} must be a whole number above zero, not {value!r}")
+                raise ParamError(f"measure.{name} must be a whole number above zero, not {value!r}", todo=_LISTED)
         if self.max_samples < self.min_samples:
-            raise ParamError("measure.max_samples is below measure.min_samples")
+            raise ParamError(
+                "measure.max_samples is below measure.min_samples",
+                why=f"{self.max_samples} and {self.min_samples}", todo="raise the one or lower the other",
+            )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -98,7 +103,9 @@ class MeasureSettings:
         known = [f.name for f in fields(cls)]
         for name in data:
             if name not in known:
-                raise unknown_name("setting of [measure]", name, known)
+                error = unknown_name("setting of [measure]", name, known)
+                error.todo = _LISTED
+                raise error
         return cls(**data)
 
 

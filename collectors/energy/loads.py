@@ -50,7 +50,10 @@ class MatmulLoad:
             self._a, self._b, self._out, self.call_s = self._choose()
         except RuntimeError as error:
             torch.set_num_threads(self._threads)
-            raise DeviceError("the load for the calibration cannot run", why=str(error).splitlines()[0]) from error
+            raise DeviceError(
+                "the load for the calibration cannot run", why=str(error).splitlines()[0],
+                todo="free the device's memory: end what else runs on it, then calibrate again",
+            ) from error  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="wattline-load", daemon=True)
         self._thread.start()
 
@@ -69,7 +72,10 @@ class MatmulLoad:
             if self._failure is not None:
                 raise DeviceError("the load failed", why=str(self._failure).splitlines()[0]) from self._failure
             if not done:
-                raise DeviceError("the load does not end", why=f"the device did not answer in {_PATIENCE_S:.0f} s")
+                raise DeviceError(
+                    "the load does not end", why=f"the device did not answer in {_PATIENCE_S:.0f} s",
+                    todo="end what else runs on the device, then calibrate again",
+                )  # fmt: skip
             return self._effect_s
 
     def close(self) -> None:

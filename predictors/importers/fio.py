@@ -42,7 +42,10 @@ def read(source: Source, asked: Asked) -> Rows:
     try:
         found = [row for options, job in jobs for row in _directions(options, job, source)]
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise DataError(f"{source} is not the JSON of fio", why=f"{type(error).__name__}: {error}") from None
+        raise DataError(
+            f"{source} is not the JSON of fio", why=f"{type(error).__name__}: {error}",
+            todo="run it with --output-format=json",
+        ) from None  # fmt: skip
     ids, notes = asked.devices({""}, source)
     keep = Keep(len(found))
     for i, row in enumerate(found):
@@ -58,7 +61,9 @@ def read(source: Source, asked: Asked) -> Rows:
     columns = {**{name: columns[name] for name in order}, **columns}
     whole = ("bytes", "span", "block", "depth", "threads")
     if not found:
-        raise DataError(f"{source} holds no job of fio that read or wrote anything")
+        raise DataError(
+            f"{source} holds no job of fio that read or wrote anything", todo="run fio to its end"
+        )
     return Rows(made(columns, keep, source, whole=whole), len(found), keep.left_out, notes)
 
 
@@ -74,8 +79,9 @@ def _documents(source: Source) -> list[Mapping[str, Any]]:
         except ValueError as error:
             line = text.count("\n", 0, begin) + 1
             raise DataError(
-                f"{source}: the JSON of fio from line {line} on is damaged or cut short", why=str(error)
-            ) from None
+                f"{source}: the JSON of fio from line {line} on is damaged or cut short", why=str(error),
+                todo="run fio again, or cut the file off above that line",
+            ) from None  # fmt: skip
         out.append(document)
     if not out:
         raise DataError(f"{source} holds no JSON of fio", todo="run it with --output-format=json")
@@ -89,7 +95,10 @@ def _jobs(document: Mapping[str, Any], source: Source) -> list[Job]:
         found = [({**shared, **(job.get("job options") or {})}, job) for job in document["jobs"]]
         return _alone(_whole(found))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{source} is not the JSON of fio", why=f"{type(error).__name__}: {error}") from None
+        raise DataError(
+            f"{source} is not the JSON of fio", why=f"{type(error).__name__}: {error}",
+            todo="run it with --output-format=json",
+        ) from None  # fmt: skip
 
 
 def _whole(jobs: Sequence[Job]) -> list[Job]:

@@ -90,7 +90,10 @@ def _of_text(source: Source) -> Iterator[Cell]:
             for column, word in enumerate(line.split()[1:]):
                 yield name, column, np.nan if word == "N/A" else float(word)
         elif inside and name and not re.match(r"[\s\d]+$", line):
-            raise DataError(f"{source}: line {number} is no row of the matrix of {name}", why=line.strip()[:80])
+            raise DataError(
+                f"{source}: line {number} is no row of the matrix of {name}", why=line.strip()[:80],
+                todo="take that line out, or write the file again",
+            )  # fmt: skip
 
 
 def _of_json(source: Source) -> Iterator[Cell]:
@@ -100,4 +103,7 @@ def _of_json(source: Source) -> Iterator[Cell]:
                 for column, word in enumerate(row):
                     yield str(test["name"]), column, np.nan if word == "N/A" else float(word)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{source} is not the JSON of nvbandwidth", why=f"{type(error).__name__}: {error}") from None
+        raise DataError(
+            f"{source} is not the JSON of nvbandwidth", why=f"{type(error).__name__}: {error}",
+            todo="write it again: `nvbandwidth -j`",
+        ) from None  # fmt: skip

@@ -52,7 +52,7 @@ def read(source: Source, asked: Asked) -> Rows:
     machine = data.get("machine_info") or {}
     found = [_row(bench, asked, source, number) for number, bench in enumerate(data["benchmarks"], 1)]
     if not found:
-        raise DataError(f"{source} holds no benchmark")
+        raise DataError(f"{source} holds no benchmark", todo="run pytest without --benchmark-disable")
     specs = _specs(machine, source)
     told = Asked(asked.device, asked.renamed, {**specs, **asked.specs}, asked.facts)
     # The file as a whole was measured on one machine; it says on which if its own benchmarks do not.

@@ -203,7 +203,9 @@ def made(columns: Mapping[str, Any], keep: Keep, source: object, *, whole: Seque
 
     if not keep.mask.any():
         causes = "; ".join(f"{count} rows: {why}" for why, count in keep.left_out.items())
-        raise DataError(f"{source} holds no row that can be learned from", why=causes)
+        raise DataError(
+            f"{source} holds no row that can be learned from", why=causes, todo="mend these columns, or measure again"
+        )
     frame = pd.DataFrame(dict(columns), index=np.arange(len(keep.mask)))[keep.mask].reset_index(drop=True)
     for name in whole:
         frame[name] = frame[name].astype("int64")

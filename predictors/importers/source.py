@@ -59,7 +59,7 @@ class Source:
         except OSError as error:
             raise storage_error(error, "reading", self.path) from error
         if not data.strip():
-            raise DataError(f"{self} is empty")
+            raise DataError(f"{self} is empty", todo="write it again: the program that did may have been stopped")
         return data
 
     @cached_property
@@ -125,9 +125,12 @@ class Source:
                 rows.append(row)
                 lines.append(reader.line_num)
         except (csv.Error, StopIteration) as error:
-            raise DataError(f"{self}: line {reader.line_num} is no CSV", why=str(error)) from None
+            raise DataError(
+                f"{self}: line {reader.line_num} is no CSV", why=str(error),
+                todo="mend that line, or fetch the file again",
+            ) from None  # fmt: skip
         if not rows:
-            raise DataError(f"{self} holds a header and no row")
+            raise DataError(f"{self} holds a header and no row", todo="fetch it again: it may be cut short")
         return Table(str(self), header, _Cells(rows), np.array(lines), "line")
 
     @cached_property
@@ -143,7 +146,7 @@ class Source:
     def _parquet(self) -> Table:
         frame = self.frame()
         if not len(frame):
-            raise DataError(f"{self} holds columns and no row")
+            raise DataError(f"{self} holds columns and no row", todo="write it again from a table with rows")
         cells = _Columns({str(name): frame[name] for name in frame.columns})
         return Table(str(self), list(cells.columns), cells, np.arange(len(frame)), "row")
 
@@ -225,6 +228,7 @@ class Table:
             raise DataError(
                 f"{self.name} has no column {', '.join(missing)}",
                 why=f"{'near it' if near else 'its columns'}: {shown}",
+                todo="rename a column to that, or name the format that the file has with --format",
             )
 
     def raw(self, name: str) -> list[Any]:

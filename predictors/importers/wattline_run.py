@@ -39,17 +39,17 @@ def sniff(source: Source) -> bool:
 def read(source: Source, asked: Asked) -> Rows:
     """The valid records; see :func:`wattline.predictors.from_frame` for which those are."""
     if not sniff(source):
-        raise DataError(f"{source} holds no run of wattline")
+        raise DataError(f"{source} holds no run of wattline", todo="name the format that it has with --format")
     frame, manifest = _frame(source)
     if not len(frame):
-        raise DataError(f"{source} holds no record")
+        raise DataError(f"{source} holds no record", todo="measure first: `wattline bench --resume --out RUN`")
     X, y, _ = from_frame(frame)
     lost = frame.loc[~frame["valid"], "status"].astype(str).value_counts()
     causes = {("records that are not valid" if k == "ok" else f"records that are {k}"): int(n) for k, n in lost.items()}
     causes |= left_out(frame)
     if not len(X):
         why = "; ".join(f"{count}: {cause}" for cause, count in causes.items())
-        raise DataError(f"{source} holds no record that can be learned from", why=why)
+        raise DataError(f"{source} holds no record that can be learned from", why=why, todo="measure more")
     specs = _specs(manifest, source)
     told = Asked(asked.device, asked.renamed, {**specs, **asked.specs}, asked.facts)
     ids, notes = told.devices(set(X["device"].astype(str)), source)

@@ -81,7 +81,7 @@ def parse_gates(text: str) -> list[Gate]:
     for part in (word.strip() for word in text.split(",") if word.strip()):
         name, colon, threshold = part.partition(":")
         if name not in GATES:
-            raise unknown_name("gate", name, GATES)
+            raise unknown_name("gate", name, GATES, listing="wattline compare --help")
         if colon and name not in _WITH_THRESHOLD:
             raise ParamError(f"{name} takes no threshold", why=f"{part!r} has one", todo=f"write {name}")
         gate = Gate(name, parse_share(threshold, "the threshold") if colon else 0.0)

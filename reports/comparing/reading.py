@@ -173,7 +173,7 @@ def run_folders(path: str | os.PathLike[str]) -> list[Path]:
         raise storage_error(error, "reading", folder) from error
     if not inner:
         Run(folder)  # says what is wrong with it
-        raise SchemaError(f"{folder} is not a run folder")
+        raise SchemaError(f"{folder} is not a run folder", todo="give a folder that `wattline bench` made")
     return inner
 
 

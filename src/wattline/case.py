@@ -60,9 +60,9 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.regime not in REGIMES:
-            raise unknown_name("regime", self.regime, REGIMES)
+            raise unknown_name("regime", self.regime, REGIMES, listing="wattline list regimes")
         if self.data not in FILLS:
-            raise unknown_name("data fill", self.data, FILLS)
+            raise unknown_name("data fill", self.data, FILLS, listing="wattline list data")
         for name in CAPS:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < float("inf")):

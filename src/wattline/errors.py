@@ -174,11 +174,17 @@ def storage_error(error: OSError, doing: str, path: object) -> StorageError:
             if read
             else "choose a folder that you may write to with --out, or change its permissions",
         )
-    wrong_path = error.errno in (
-        errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG
-    )  # fmt: skip
     return StorageError(
-        f"failed while {doing} {path}",
-        why=error.strerror or str(error),
-        todo="check the path: a part of it is missing, or is not of the kind that is needed" if wrong_path else "",
+        f"failed while {doing} {path}", why=error.strerror or str(error), todo=_mend_path(error.errno, doing)
     )
+
+
+def _mend_path(number: int | None, doing: str) -> str:
+    """What to do about a path that the system refused; empty where it is not the path's fault."""
+    if number == errno.EISDIR:
+        return "name a file in it, not the folder itself"
+    if number == errno.ENOENT:
+        into = doing.startswith(("writing", "making", "appending"))
+        return "make the folder that it lies in first, or name another" if into else "check the path: nothing is there"
+    wrong = number in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+    return "check the path: a part of it is missing, or is not of the kind that is needed" if wrong else ""

@@ -53,7 +53,9 @@ def evaluate(text: str, values: Mapping[str, Value]) -> bool:
     try:
         return bool(_eval(tree.body, values, text))
     except (TypeError, ZeroDivisionError, OverflowError, RecursionError) as error:
-        raise UsageError(f"cannot evaluate the condition {text!r}", why=str(error)) from None
+        raise UsageError(
+            f"cannot evaluate the condition {text!r}", why=str(error), todo="guard it, such as: n > 0 and m/n > 2"
+        ) from None
 
 
 def names_in(text: str) -> set[str]:
@@ -75,7 +77,11 @@ def _read(text: str) -> ast.Expression:
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"cannot read the condition {text!r}", why=str(error)) from None
+        raise UsageError(
+            f"cannot read the condition {text!r}",
+            why=(error.msg if isinstance(error, SyntaxError) else str(error)) if text.strip() else "it is empty",
+            todo="write it like 'm*n <= 1e6' or 'dtype == \"bf16\" and k >= 64', within quotes; == compares",
+        ) from None
     # Not left to Python's limit of recursion, which libraries raise.
     level: list[ast.AST] = [tree]
     for _ in range(_MAX_DEPTH):
@@ -98,7 +104,7 @@ def _sized(value: Any, text: str) -> Any:
     if isinstance(value, complex):
         raise TypeError("a negative number has no fractional power")
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
-        raise ParamError(f"a number in the condition {text!r} grows too large")
+        raise ParamError(f"a number in the condition {text!r} grows too large", todo="compare smaller numbers")
     return value
 
 

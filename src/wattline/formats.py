@@ -90,4 +90,4 @@ def number_format(name: str) -> NumberFormat:
 
 def unknown_format(name: object) -> UnknownNameError:
     """The error for a format nobody knows."""
-    return unknown_name("number format", name, FORMATS)
+    return unknown_name("number format", name, FORMATS, listing="wattline list formats")

@@ -257,7 +257,10 @@ def _from_json(text: str, source: str) -> list[Table]:
             name = next((found for found in map(_name, said) if found), "") or _of_file(source)
             grouped.setdefault(name, []).extend(_json_lines(entry))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{source} is not the JSON of nccl-tests", why=f"{type(error).__name__}: {error}") from error
+        raise DataError(
+            f"{source} is not the JSON of nccl-tests", why=f"{type(error).__name__}: {error}",
+            todo="write it again: `all_reduce_perf -J FILE`",
+        ) from error  # fmt: skip
     if not ranks:
         raise DataError(f"{source} does not say how many ranks took part", why="its config lists no devices")
     return [_table(name, ranks, lines, source, devices) for name, lines in grouped.items() if lines]

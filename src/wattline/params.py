@@ -20,6 +20,7 @@ ABSURD = 2**50
 
 
 _LONGEST_TEXT = 1000
+_WITHIN = "give a number within"
 
 
 class _Required:
@@ -68,7 +69,7 @@ class Int(Param):
         except ParamError as error:
             raise ParamError(f"{name} must be a whole number", why=error.what, todo=error.todo) from None
         if not self.lo <= number <= self.hi:
-            raise ParamError(f"{name} must be from {self.lo} to {self.hi}, not {shown(number)}")
+            raise ParamError(f"{name} must be from {self.lo} to {self.hi}, not {shown(number)}", todo=_WITHIN)
         return number
 
     def describe(self) -> str:
@@ -92,7 +93,7 @@ class Float(Param):
         except ParamError as error:
             raise ParamError(f"{name} must be a number", why=error.what, todo=error.todo) from None
         if not self.lo <= number <= self.hi:
-            raise ParamError(f"{name} must be from {self.lo:g} to {self.hi:g}, not {number:g}")
+            raise ParamError(f"{name} must be from {self.lo:g} to {self.hi:g}, not {number:g}", todo=_WITHIN)
         return number
 
     def describe(self) -> str:
@@ -165,7 +166,7 @@ class Flag(Param):
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if str(value).lower() in words:
             return words[str(value).lower()]
-        raise ParamError(f"{name} must be true or false, not {value!r}")
+        raise ParamError(f"{name} must be true or false, not {value!r}", todo=f"write {name}=true or {name}=false")
 
     def describe(self) -> str:
         """See :meth:`Param.describe`."""
@@ -234,5 +235,5 @@ class Params:
         for rule in self.constraints:
             if not rule.holds(typed):
                 shown = ", ".join(f"{k}={v}" for k, v in typed.items())
-                raise ParamError(f"parameters{where} break a rule: {rule.text}", why=shown)
+                raise ParamError(f"parameters{where} break a rule: {rule.text}", why=shown, todo="change one of them")
         return typed

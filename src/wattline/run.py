@@ -129,7 +129,10 @@ class Run:
                 data = json.loads(line)
                 planned.append(PlannedCase(Case.from_dict(data), data.get("variant", "")))
             except (ValueError, AttributeError, WattlineError) as error:
-                raise SchemaError(f"{path}, line {len(planned) + 1} is damaged", why=str(error)) from None
+                raise SchemaError(
+                    f"{path}, line {len(planned) + 1} is damaged", why=str(error),
+                    todo="restore it from a copy, or start a new run; the records are not touched by it",
+                ) from None  # fmt: skip
         return planned
 
     def records(self, *, lenient: bool = False) -> Iterator[Record]:
@@ -288,11 +291,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        there = f"it has no {MANIFEST}" if folder.is_dir() else "it is a file" if folder.exists() else "it is not there"
         raise SchemaError(
-            f"{folder} is not a run folder",
-            why=f"it has no {MANIFEST}",
-            todo="give a folder that `wattline bench` made",
+            f"{folder} is not a run folder", why=there, todo="give a folder that `wattline bench` made"
         ) from None
     except OSError as error:
         raise storage_error(error, "reading", path) from error
@@ -301,7 +303,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is damaged", why=str(error), todo=f"restore it from a copy; {RECORDS} beside it holds the figures"
         ) from None
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        raise SchemaError(f"{path} is not a run manifest", why="it has no schema number")
+        raise SchemaError(
+            f"{path} is not a run manifest", why="it has no schema number",
+            todo=f"restore it from a copy; {RECORDS} beside it holds the figures",
+        )  # fmt: skip
     if data["schema"] > RUN_SCHEMA:
         raise SchemaError(
             f"the run {folder} has schema {data['schema']}",

@@ -17,6 +17,7 @@ _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 _SUFFIX = _DECIMAL | _BINARY
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|us|s|m|h)")
+_DIGITS = "write digits with an optional suffix K M G T (powers of 1000) or Ki Mi Gi Ti (of 1024)"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -27,13 +28,13 @@ def parse_number(text: str | int | float) -> float:
         ParamError: the text is not a finite number with a known suffix.
     """
     if isinstance(text, bool):
-        raise ParamError(f"not a number: {text!r}")
+        raise ParamError(f"not a number: {text!r}", todo=_DIGITS)
     try:
         value = float(text if isinstance(text, int | float) else _exact(text))
     except ArithmeticError:  # OverflowError, or one of decimal's
         value = math.inf
     if not math.isfinite(value):
-        raise ParamError(f"not a finite number: {shown(text)}")
+        raise ParamError(f"not a finite number: {shown(text)}", todo=_DIGITS)
     return value
 
 
@@ -44,7 +45,7 @@ def _exact(text: str) -> Decimal:
     if match is None or (suffix not in _SUFFIX and suffix.removesuffix("B") not in _SUFFIX):
         raise ParamError(
             f"not a number: {shown(text)}",
-            todo="write digits with an optional suffix K M G T (powers of 1000) or Ki Mi Gi Ti (of 1024)",
+            todo=_DIGITS,
         )
     return Decimal(match.group(1)) * _SUFFIX[suffix if suffix in _SUFFIX else suffix.removesuffix("B")]
 
@@ -69,11 +70,11 @@ def parse_int(text: str | int | float) -> int:
         try:
             return int(text)  # exact beyond 2**53
         except ValueError:  # Python reads no more than some thousands of digits
-            raise ParamError(f"not a sensible whole number: {shown(text)}") from None
+            raise ParamError(f"not a sensible whole number: {shown(text)}", todo=_DIGITS) from None
     number = parse_number(text)  # refuses what is not finite
     exact = _exact(text) if isinstance(text, str) else number
     if exact != int(exact):
-        raise ParamError(f"not a whole number: {shown(text)}")
+        raise ParamError(f"not a whole number: {shown(text)}", todo=_DIGITS)
     return int(exact)
 
 
@@ -92,7 +93,7 @@ def parse_duration(text: str | int | float) -> float:
             raise ParamError(f"not a duration: {text!r}", todo="write seconds, or a unit: 90s, 10m, 1h30m, 250ms")
         value = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if not (math.isfinite(value) and value > 0):
-        raise ParamError(f"a duration must be above zero: {text!r}")
+        raise ParamError(f"a duration must be above zero: {text!r}", todo="write it like 90s, 10m or 1h")
     return value
 
 

@@ -47,7 +47,10 @@ def sliced(models: Sequence[str] | str = "deepseek-v3", tp: int = 1) -> Iterator
         if not model.kv_rank:
             raise UsageError(f"{name} has no latent attention", todo="measure it as attention.decode or .prefill")
         if tp < 1 or model.heads % tp:
-            raise UsageError(f"{name} cannot be sliced {tp} ways", why=f"it has {model.heads} heads")
+            raise UsageError(
+                f"{name} cannot be sliced {tp} ways", why=f"it has {model.heads} heads",
+                todo="choose a degree that divides them",
+            )  # fmt: skip
         yield {
             "heads": model.heads // tp, "kv_rank": model.kv_rank, "rope_dim": model.rope_dim,
             "nope_dim": model.nope_dim, "v_dim": model.v_dim,

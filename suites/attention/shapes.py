@@ -35,7 +35,10 @@ def heads_of(name: str, tp: int = 1) -> ShapeSet:
     if model.kv_rank:
         raise UsageError(f"{name} has multi-head latent attention", todo="measure it as attention.mla")
     if tp < 1 or model.heads % tp:
-        raise UsageError(f"{name} cannot be sliced {tp} ways", why=f"it has {model.heads} heads")
+        raise UsageError(
+            f"{name} cannot be sliced {tp} ways", why=f"it has {model.heads} heads",
+            todo="choose a degree that divides them",
+        )  # fmt: skip
     return {"heads": model.heads // tp, "kv_heads": max(1, model.kv_heads // tp), "head_dim": model.head_dim}
 
 

@@ -62,7 +62,10 @@ def skinny(
         model = get_model(name)
         degrees = [degree for degree in _sizes(tp) if model.divides(degree)]
         if not degrees:
-            raise UsageError(f"{name} cannot be sliced for tensor parallelism of {tp}", why=f"{model.heads} heads")
+            raise UsageError(
+                f"{name} cannot be sliced for tensor parallelism of {tp}", why=f"{model.heads} heads",
+                todo="choose a degree that divides them",
+            )  # fmt: skip
         for degree in degrees:
             for layer in model.gemm_layers(degree):
                 known.add(layer.name)

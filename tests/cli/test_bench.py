@@ -57,6 +57,21 @@ def test_too_few_rows_to_learn_from_still_gives_a_report_as_the_last_line(progra
     assert Run(tmp_path / "a run").manifest["plan"]["command"].startswith("wattline bench gemm.dense --device cpu")
 
 
+def test_a_budget_that_the_start_uses_up_is_an_error_with_a_way_on(program: Program, tmp_path: Path) -> None:
+    """0 would tell a script that something was measured."""
+    done = program("bench", *TINY, "--set", "k=64", "--out", "run", "--budget", "10ms")
+    assert done.returncode == 2
+    assert "error: no case fitted into the budget: 0 of 1 are done" in done.stderr
+    assert "wattline bench --resume --out run --budget" in done.stderr
+    assert not (tmp_path / "run" / "report.html").exists()
+    again = program("bench", "--resume", "--out", "run", "--budget", "10ms", "--json")
+    assert again.returncode == 2
+    last = json.loads(again.stdout.splitlines()[-1])
+    assert (last["event"], last["state"], last["exit_code"]) == ("finished", "out_of_budget", 2)
+    assert program("bench", "--resume", "--out", "run", "--no-fit", "--no-report").returncode == 0
+    assert len(list(Run(tmp_path / "run").records())) == 1
+
+
 def test_ctrl_c_on_a_terminal_gives_130_and_a_command_that_goes_on(tmp_path: Path) -> None:
     """Under a pseudo-terminal, so that the progress bar is drawn too."""
     pty = pytest.importorskip("pty")

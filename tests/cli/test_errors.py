@@ -74,10 +74,21 @@ def complaint(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
         pytest.param([*PLAN, "--seed", "-1"], "--seed", id="negative seed"),
         pytest.param(["fit", ".", "--seed", "-1"], "--seed", id="negative seed of a fit"),
         pytest.param(["plan", "--device", "abacus"], "abacus", id="device"),
-        pytest.param(["plan", "--device", ""], "no device ''", id="empty device"),
+        pytest.param(["plan", "--device", ""], "behind '--device' is empty", id="empty device"),
+        pytest.param(["bench", "--out", ""], "behind '--out' is empty", id="empty folder"),
+        pytest.param(["bench", "--out="], "the value of --out is empty", id="empty folder after an equals sign"),
+        pytest.param(["bench", "--preset", ""], "behind '--preset' is empty", id="empty preset"),
+        pytest.param(["report", ""], "behind 'report' is empty", id="empty run"),
+        pytest.param(["compare", ".", ""], "behind '.' is empty", id="empty second run"),
+        pytest.param([*PLAN, "--clocks", ","], "names nothing", id="no clock"),
+        pytest.param([*PLAN, "--only", " "], "it is empty", id="empty condition"),
+        pytest.param([*PLAN, "--only", "m = 4"], "== compares", id="one equals sign"),
+        pytest.param([*PLAN, "--only", "m % 0 == 1"], "guard it", id="condition that divides by zero"),
+        pytest.param(["plan", "--budget"], "`wattline plan --help`", id="last option without its value"),
+        pytest.param(["predict", "p.wl", "gemm.dense", "--csv", "no.csv"], "p.wl", id="no bundle and no table"),
         pytest.param(["bench", "--resume"], "no unfinished run", id="nothing to resume"),
         pytest.param(["bench", "--resume", "--out", "nowhere"], "nowhere", id="resume nowhere"),
-        pytest.param(["report", "nowhere"], "nowhere", id="report of nothing"),
+        pytest.param(["report", "nowhere"], "it is not there", id="report of nothing"),
         pytest.param(["fit", "nowhere"], "nowhere", id="fit on nothing"),
         pytest.param(["export", "nowhere", "--format", "csv"], "nowhere", id="export of nothing"),
         pytest.param(["predict", "nowhere", "gemm.dense", "m=1"], "nowhere", id="predict from nothing"),
@@ -91,6 +102,7 @@ def test_wrong_use_says_what_and_exits_2(
     shown = capsys.readouterr()
     text = complaint(subprocess.CompletedProcess(args, code, shown.out, shown.err))
     assert says.lower() in text.lower()
+    assert text.splitlines()[-1].startswith("  do: "), "what to do comes last"
     assert not list(tmp_path.iterdir())
 
 
@@ -112,6 +124,54 @@ def test_a_newer_schema_asks_for_an_upgrade(program: Program, run_folder: Path) 
 
 def test_an_unknown_export_format(program: Program, run_folder: Path) -> None:
     assert "parquet" in complaint(program("export", run_folder, "--format", "parkett"))
+
+
+@pytest.mark.parametrize(
+    "args", [["report"], ["fit"], ["export", "-f", "csv"], ["compare", "."], ["bench", "--resume", "--out"]]
+)
+def test_a_file_in_place_of_a_run_is_called_one(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("hello")
+    if args[0] == "compare":
+        Path("run.json").write_text('{"schema": 1, "plan": {}}')
+    code = main([*args, "file"])
+    shown = capsys.readouterr()
+    text = complaint(subprocess.CompletedProcess(args, code, shown.out, shown.err))
+    assert "file" in text
+    assert "do:" in text
+    assert Path("file").read_text() == "hello"
+
+
+def test_a_run_given_twice_is_not_learned_from_twice(program: Program, run_folder: Path) -> None:
+    text = complaint(program("fit", run_folder, run_folder.parent / "." / "run" / ".." / "run"))
+    assert "given twice" in text
+    assert not (run_folder / "predictor.wl").exists()
+
+
+def test_comparing_cases_that_nobody_has(program: Program, run_folder: Path) -> None:
+    """A gate with a slip in its condition must not pass."""
+    text = complaint(program("compare", run_folder, run_folder, "--only", "m > 1e9", "--fail-on", "slower:3%"))
+    assert "nothing is left to compare" in text
+    assert "m > 1e9" in text
+
+
+def test_an_export_tells_what_it_could_not_read(program: Program, run_folder: Path) -> None:
+    records = run_folder / "records.jsonl"
+    records.write_bytes(records.read_bytes()[:-40])
+    done = program("export", run_folder, "-f", "csv")
+    assert done.returncode == 0
+    assert "the last line is torn" in done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 6
+    records.write_bytes(b"")
+    assert "holds no records" in program("export", run_folder, "-f", "csv", "-o", "x.csv").stderr
+
+
+def test_each_wrong_path_has_a_way_out(program: Program, run_folder: Path) -> None:
+    assert "make the folder that it lies in first" in complaint(program("report", run_folder, "-o", "no/r.html"))
+    assert "name a file in it" in complaint(program("export", run_folder, "-f", "csv", "-o", "."))
+    assert "nothing is there" in complaint(program("fit", "--data", "no.parquet"))
 
 
 def test_a_damaged_bundle_is_refused(program: Program, tmp_path: Path) -> None:

@@ -20,6 +20,14 @@ def test_help_lists_every_command_in_one_screen(program: Program) -> None:
         assert any(line.split()[:1] == [name] and text in line for line in done.stdout.splitlines())
 
 
+@pytest.mark.parametrize("name", ["", "bench", "report"])
+def test_the_short_flag_shows_the_same_help(name: str, program: Program) -> None:
+    command = [name] if name else []
+    short = program(*command, "-h")
+    assert short.returncode == 0
+    assert short.stdout == program(*command, "--help").stdout
+
+
 def test_without_a_command_it_shows_the_help(program: Program) -> None:
     assert program().stdout.strip() == program("--help").stdout.strip()
 

@@ -112,6 +112,15 @@ def test_advice_on_a_forbidden_file_suits_what_was_done(doing: str, says: str) -
     assert says in error.todo
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG])
+@pytest.mark.parametrize(
+    ("doing", "todo"),
+    [("reading", "nothing is there"), ("writing", "make the folder"), ("making", "make the folder")],
+)
+def test_what_is_missing_depends_on_what_was_wanted(doing: str, todo: str) -> None:
+    assert todo in storage_error(FileNotFoundError(errno.ENOENT, "No such file or directory"), doing, "/x/y").todo
+    assert "name a file in it" in storage_error(IsADirectoryError(errno.EISDIR, "Is a directory"), doing, "/x/y").todo
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG])
 def test_a_path_that_leads_nowhere_is_to_be_checked(number: int) -> None:
     assert "check the path" in storage_error(OSError(number, os.strerror(number)), "making", "/x").todo
