@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 
 from wattline.reports.comparing import judging
 from wattline.reports.comparing.judging import Verdict
-from wattline.reports.comparing.location import Located, located
+from wattline.reports.comparing.location import ENOUGH, TRIM, Located, located
 from wattline.reports.comparing.noise import FEWEST_RATIOS, Noise, core_scale, estimate, fit, quantile
 
 if TYPE_CHECKING:
@@ -137,6 +137,10 @@ def contrast(
     """
     sides = [Leveled(a, runs[0]), Leveled(b, runs[1])]
     several = min(runs) > 1
+    # A case is trimmed on both sides or on neither: what is left of trimmed readings is steadier than one alone.
+    trimmed = {k for k in keys if min(runs) >= ENOUGH and all(len(side.logs[k]) >= ENOUGH for side in sides)}
+    for side in sides:
+        side.trim(trimmed)
     d, c, own_a, own_b, systematic = _ratios(sides, keys)
     enough = same_machine and len(keys) >= FEWEST_RATIOS
     centre = float(np.median(d)) if enough else 0.0
@@ -145,9 +149,8 @@ def contrast(
         *repeats(sides), several_runs=several, ratios=(d - centre) * usual if enough else np.empty(0),
         ratios_own=(own_a + own_b) * usual**2 if enough else np.empty(0),
     )  # fmt: skip
-    # Where readings are trimmed, what is left of them is steadier than a measurement alone.
-    trimmed = any(found.trimmed for side in sides for found in side.found.values())
-    scale, freedom = fit(*repeats(sides, trimmed=True)) if trimmed else (noise.scale, noise.freedom)
+    plain = noise.scale, noise.freedom
+    steadier = fit(*repeats(sides, trimmed)) if trimmed else plain
     margin_log = math.log1p(margin)
     shift = _shift(d, noise, sides, several, margin_log, confidence) if enough else _no_shift(same_machine)
     values = d - (shift.value if shift.removed else 0.0)
@@ -155,6 +158,7 @@ def contrast(
     for i, key in enumerate(keys):
         # A/A pairs of single runs say nothing of what differs from run to run: only repeated runs moderate.
         found = [side.found[key] for side in sides]
+        scale, freedom = steadier if key in trimmed else plain
         total, count = (sum(f.squares for f in found), sum(f.held - 1 for f in found)) if max(runs) > 1 else (0.0, 0)
         readings = [side.readings[key] for side in sides]
         typical = scale**2 + sum(sum(r.own**2 for r in rs) for rs in readings) / sum(map(len, readings))
@@ -188,7 +192,7 @@ class Leveled:
     Attributes:
         readings: by key.
         logs: by key, in the order of the readings.
-        found: by key, where the logarithms lie.
+        found: by key, where the logarithms lie; see :meth:`trim`.
         levels: log level of each run about that of the side; zeros where they cannot be told from the cases.
     """
 
@@ -199,7 +203,7 @@ class Leveled:
         self.leveled = False
         if runs > 1:
             self._level(runs)
-        self.found: dict[str, Located] = {key: located(values) for key, values in self.logs.items()}
+        self.found: dict[str, Located] = {key: located(values, 0.0) for key, values in self.logs.items()}
 
     def _level(self, runs: int) -> None:
         """Median polish: a run's level is the median of what its readings exceed their case by."""
@@ -219,15 +223,25 @@ class Leveled:
         for key, values in self.readings.items():
             self.logs[key] = [y - self.levels[r.run] for y, r in zip(self.logs[key], values, strict=True)]
 
+    def trim(self, keys: Collection[str]) -> None:
+        """Leave out the outermost readings of some cases."""
+        self.found |= {key: located(self.logs[key], TRIM) for key in keys}
 
-def repeats(sides: Sequence[Leveled], *, trimmed: bool = False) -> tuple[NDArray[np.float64], ...]:
-    """Sum of squares, degrees of freedom and own variance of each case of a side with several readings."""
+
+def repeats(sides: Sequence[Leveled], trimmed: Collection[str] | None = None) -> tuple[NDArray[np.float64], ...]:
+    """Sum of squares, degrees of freedom and own variance of each case of a side with several readings.
+
+    Args:
+        sides: the sides.
+        trimmed: take these cases alone, trimmed; else all, with all of their readings.
+    """
     rows = []
     for side in sides:
         for key, values in side.logs.items():
-            if len(values) > 1:
-                found = side.found[key] if trimmed else located(values, share=0.0)
-                rows.append((found.squares, found.held - 1, sum(r.own**2 for r in side.readings[key]) / len(values)))
+            if len(values) < 2 or (trimmed is not None and key not in trimmed):
+                continue
+            found = located(values, 0.0) if trimmed is None else side.found[key]
+            rows.append((found.squares, found.held - 1, sum(r.own**2 for r in side.readings[key]) / len(values)))
     return tuple(np.array(rows, dtype=np.float64).reshape(len(rows), 3).T)
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 TRIM = 0.2
 """Share of the readings that is left out at either end."""
+ENOUGH = 5
+"""Readings from which on one is left out at either end."""
 
 
 class Located(NamedTuple):
@@ -31,12 +33,12 @@ class Located(NamedTuple):
     trimmed: int
 
 
-def located(values: Sequence[float], share: float = TRIM) -> Located:
+def located(values: Sequence[float], share: float) -> Located:
     """Trimmed mean and winsorised sum of squares of at least one reading.
 
     Args:
         values: the readings, in any order.
-        share: of them to be left out at either end, rounded down to whole readings.
+        share: of them to be left out at either end, such as :data:`TRIM`, rounded down to whole readings.
     """
     n = len(values)
     cut = int(share * n)

@@ -131,6 +131,6 @@ def test_time_where_the_range_is_known(shared_data: Path, benchmark: Any) -> Non
 
     within = benchmark.pedantic(known, rounds=1)
     beyond = errors(below, above)
-    print(f"\ntime above m = 1024: {within.mean():.1%} where other (n, k) are known there, {beyond.mean():.1%} where none")
+    print(f"\ntime above m = 1024: {within.mean():.1%} with other (n, k) known there, {beyond.mean():.1%} with none")
     benchmark.extra_info |= {"within": float(within.mean()), "beyond": float(beyond.mean())}
     assert within.mean() < beyond.mean()
