@@ -24,12 +24,12 @@ from wattline.predictors.families import Family
 from wattline.predictors.floors import with_floors
 from wattline.predictors.forest import unavailable
 from wattline.predictors.intervals import Intervals
-from wattline.predictors.learners import Averaged, Scaler
+from wattline.predictors.learners import Averaged, Learner, Scaler
 from wattline.predictors.model import Encoded, FamilyModel
 from wattline.predictors.parts import Correction, PowerPart
 from wattline.predictors.physics import Machine, many
 from wattline.predictors.power import Limits, utilisation
-from wattline.predictors.rows import Encoder, Grounds, Plan
+from wattline.predictors.rows import Encoder, Grounds, Plan, kernel_of
 from wattline.predictors.samples import Samples
 from wattline.predictors.table import Block
 from wattline.predictors.training import FEW, fit_abroad, fit_correction, fit_learner, group_folds
@@ -47,6 +47,11 @@ _SHARES = (1.0, 0.5, 0.0)
 """Weights of the learner that are tried on a new device, beside the one for devices that nobody measured."""
 _FLOOR_ROWS = 20
 """Rows of one implementation and format on one device from which a launch floor of their own is read."""
+
+_APART_ROWS = 8
+"""Rows of one kernel from which a correction of its own is sought."""
+_APART = 0.9
+"""Share of the error that it may leave."""
 
 
 def fit_family(
@@ -152,14 +157,43 @@ def adapt_family(
     fitted, before = tried[share]
     classes = _classes(e)
     residual = np.log(t / before.time)
-    spread = Intervals.fit(e.x, residual - fitted.held_out)
-    predicted = np.maximum(before.time * np.exp(fitted.held_out), e.bound)
+    apart, held = _kernels_apart(e, residual, fitted.held_out, out.encoder.names, seed=seed)
+    spread = Intervals.fit(e.x, residual - held)
+    predicted = np.maximum(before.time * np.exp(held), e.bound)
     part = _fit_power(
         model, e, predicted, t, p, fold=fold, classes=classes, drop=[], seed=seed, effort=1.0, prior=model.power
     )
     devices = tuple(sorted({plan.words.device for plan, _ in e.plans}))
-    out.corrections = [*model.corrections, Correction(devices, fitted.learner, spread, part, len(t), share)]
+    out.corrections = [*model.corrections, Correction(devices, fitted.learner, spread, part, len(t), share, apart)]
     return out
+
+
+def _kernels_apart(
+    e: Encoded, residual: Array, held: Array, names: Sequence[str], *, seed: int
+) -> tuple[dict[str, Learner], Array]:
+    """What single kernels leave of their residuals, where a correction of their own errs clearly less.
+
+    Kernels whose names no training row had look alike to a correction of all.
+
+    Returns:
+        Learners by kernel, and what the rows' own folds left out say with them.
+    """
+    kernels: dict[str, list[NDArray[np.int64]]] = {}
+    for plan, rows in e.plans:
+        kernels.setdefault(kernel_of(plan.words), []).append(np.arange(rows.start, rows.stop))
+    found: dict[str, Learner] = {}
+    out = held.copy()
+    for name, parts in kernels.items() if len(kernels) > 1 else ():
+        rows_of = np.concatenate(parts)
+        left = (residual - held)[rows_of]
+        if len(left) < _APART_ROWS:
+            continue
+        fold = group_folds(np.arange(len(left)), 10, seed)
+        fitted = fit_correction(e.x[rows_of], left, fold, names)
+        if np.mean(np.abs(fitted.held_out - left)) < _APART * np.mean(np.abs(left)):
+            found[name] = fitted.learner
+            out[rows_of] += fitted.held_out
+    return found, out
 
 
 def _fit_power(

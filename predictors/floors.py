@@ -27,6 +27,8 @@ _HALVES = tuple(sign * step / 2 for step in range(1, 13) for sign in (1, -1))
 _CLEARLY = 0.98
 _TWIN = 0.95
 """Scatter at which a kernel is taken to be like another one, against what it is as one of its own."""
+_FAR_OFF = 0.5
+"""Share of the error that must be left for hardly any rows to set a floor."""
 _KERNEL = 3
 """Bars in the key of one kernel on one device."""
 
@@ -35,8 +37,9 @@ _KERNEL = 3
 class _Search:
     """The curve of one kernel with which a model explains a few rows best.
 
-    Level comes after: a curve is judged by how far errors scatter around their median. ``share`` is the weight of the
-    learner, where it is not the one that the model would give it.
+    Level comes after: a curve is judged by how far errors scatter around their median; of a kernel of which hardly any
+    row is there (``few``), by the errors themselves. ``share`` is the weight of the learner, where it is not the one
+    that the model would give it.
     """
 
     model: FamilyModel
@@ -46,6 +49,7 @@ class _Search:
     machine: Callable[[str], Machine]
     best: tuple[float, Curve]
     share: float | None = None
+    few: bool = False
 
     def consider(self, curve: Curve) -> None:
         """Keep a curve if it is clearly better."""
@@ -58,15 +62,16 @@ class _Search:
         if self.share is not None:
             choices = [replace(choice, share=self.share) for choice in choices]
         error = np.log(self.time[e.rows] / self.model.answer(e, 0.9, choices).time)
-        scatter = float(np.mean(np.abs(error - np.median(error))))
+        scatter = float(np.mean(np.abs(error if self.few else error - np.median(error))))
         if scatter < _CLEARLY * self.best[0]:
             self.best = (scatter, curve)
 
     def floors(self, start: Curve, highest: float) -> None:
-        """Move the floor of a curve."""
+        """Move the floor of a curve; rows tell of none that is far below what the shortest of them takes."""
+        lowest = max(FLOOR_RANGE[0], min(start.alpha[0], 0.5 * highest))
         for octaves in _HALVES:
             floor = start.alpha[0] * 2.0**octaves
-            if FLOOR_RANGE[0] <= floor <= min(FLOOR_RANGE[1], highest):
+            if lowest <= floor <= min(FLOOR_RANGE[1], highest):
                 self.consider(replace(start, alpha=(floor,)))
 
 
@@ -99,12 +104,16 @@ def with_floors(
         kernels.setdefault(Base.keys(False, block.words)[0], []).append(block)
     for key, own in kernels.items():
         rows = np.concatenate([b.rows for b in own])
-        if len(rows) < _FEWEST:
-            continue
         words = own[0].words
+        measured = _measured(model, words.dtype)
         known = encoder.base.find(False, words)
-        search = _Search(trial, key, own, time, machine, (np.inf, known))
         highest = float(time[rows].min())
+        if len(rows) < _FEWEST:
+            if (words.device, words.impl) not in measured:
+                few = _Search(trial, key, own, time, machine, (np.inf, known), few=True)
+                encoder.base = _of_hardly_any(few, highest)
+            continue
+        search = _Search(trial, key, own, time, machine, (np.inf, known))
         search.consider(known)
         # What kernels of the same format do elsewhere (several passes, a host that is in the way) this one may do too.
         for curve in _alike(encoder.base, words.dtype, known):
@@ -112,7 +121,6 @@ def with_floors(
             search.floors(curve, highest)
         search.floors(search.best[1], highest)
         best = search.best
-        measured = _measured(model, words.dtype)
         if (words.device, words.impl) not in measured:
             # It may be one of them under another name, or on a device that differs in what the datasheet says.
             twins = chosen = encoder.twins
@@ -127,6 +135,17 @@ def with_floors(
             encoder.twins = chosen
         encoder.base = Base({**encoder.base.curves, key: best[1]})
     return encoder
+
+
+def _of_hardly_any(search: _Search, highest: float) -> Base:
+    """The base with a floor for a kernel of which a row or a few are there, if they are far off without it."""
+    base, known = search.model.encoder.base, search.best[1]
+    search.consider(known)
+    before = search.best[0]
+    for curve in _alike(base, search.blocks[0].words.dtype, known):
+        search.consider(curve)
+        search.floors(curve, highest)
+    return Base({**base.curves, search.key: search.best[1]}) if search.best[0] < _FAR_OFF * before else base
 
 
 def _measured(model: FamilyModel, dtype: str) -> dict[tuple[str, str], Curve]:

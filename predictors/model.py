@@ -14,7 +14,7 @@ from wattline.predictors.learners import Learner, Scaler
 from wattline.predictors.parts import Correction, PowerPart, State, join, learner_from, learner_state, part_of
 from wattline.predictors.physics import Machine, many
 from wattline.predictors.power import Limits, utilisation, watts
-from wattline.predictors.rows import Encoder, Grounds, Physics, Plan
+from wattline.predictors.rows import Encoder, Grounds, Physics, Plan, kernel_of
 from wattline.predictors.samples import Samples
 from wattline.predictors.table import Block, Words
 
@@ -65,6 +65,7 @@ class Choice:
     Attributes:
         name: class of the rows, for the intervals.
         fixes: corrections of their device.
+        apart: what these add for their kernel alone.
         share: weight of the learner, beside the one for devices that nobody measured.
         spread: intervals of log time.
         widen: factor on them.
@@ -76,6 +77,7 @@ class Choice:
 
     name: str
     fixes: tuple[Correction, ...]
+    apart: tuple[Learner, ...]
     share: float
     spread: Intervals
     widen: float
@@ -85,9 +87,14 @@ class Choice:
     learned: bool
 
     @property
+    def added(self) -> tuple[Learner, ...]:
+        """What is added to the learner."""
+        return (*(fix.learner for fix in self.fixes), *self.apart)
+
+    @property
     def kind(self) -> tuple[Any, ...]:
         """Equal for rows that are evaluated alike."""
-        return (tuple(id(f) for f in self.fixes), self.share, id(self.spread))
+        return (tuple(map(id, self.fixes)), tuple(map(id, self.apart)), self.share, id(self.spread))
 
 
 @dataclass
@@ -205,7 +212,7 @@ class FamilyModel:
 
     def choose(self, plan: Plan) -> Choice:
         """What is evaluated for rows of one plan."""
-        words = plan.words
+        words, kernel = plan.words, kernel_of(plan.words)
         fixes = tuple(c for c in self.corrections if words.device in c.devices)
         unseen = tuple(c for c in plan.unseen if not (fixes and c == "device"))
         new_device = "device" in unseen
@@ -220,6 +227,7 @@ class FamilyModel:
         return Choice(
             name=f"{words.op}|{words.dtype}",
             fixes=fixes,
+            apart=tuple(c.apart[kernel] for c in fixes if kernel in c.apart),
             share=fixes[-1].share if fixes else 0.0 if new_device and self.abroad else 1.0,
             spread=spread,
             widen=widen,
@@ -234,8 +242,8 @@ class FamilyModel:
         out: Array = self.learner.predict(x) if choice.share else np.zeros(len(x))
         if choice.share < 1.0 and self.abroad:
             out = choice.share * out + (1.0 - choice.share) * self.abroad.predict(x)
-        for fix in choice.fixes:
-            out = out + fix.learner.predict(x)
+        for learner in choice.added:
+            out = out + learner.predict(x)
         return out
 
     def log_ratio_one(self, row: Array, choice: Choice) -> float:
@@ -243,8 +251,8 @@ class FamilyModel:
         out = self.learner.predict_one(row) if choice.share else 0.0
         if choice.share < 1.0 and self.abroad:
             out = choice.share * out + (1.0 - choice.share) * self.abroad.predict_one(row)
-        for fix in choice.fixes:
-            out += fix.learner.predict_one(row)
+        for learner in choice.added:
+            out += learner.predict_one(row)
         return out
 
     # -- answers --------------------------------------------------------------------------------------------------

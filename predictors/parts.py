@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,6 +161,7 @@ class Correction:
         power: power of these devices, where it was measured.
         rows: how many rows taught it.
         share: weight of the learner for these devices, beside the one for devices that nobody measured.
+        apart: what single kernels (:func:`wattline.predictors.rows.kernel_of`) add beyond that, where rows tell.
     """
 
     devices: tuple[str, ...]
@@ -169,14 +170,17 @@ class Correction:
     power: PowerPart | None
     rows: int
     share: float = 1.0
+    apart: Mapping[str, Learner] = field(default_factory=dict)
 
     def state(self) -> State:
         """Facts and arrays."""
         parts = {"learner": learner_state(self.learner), "spread": self.spread.state()}
         if self.power:
             parts["power"] = self.power.state()
+        parts |= {f"apart{i}": learner_state(learner) for i, learner in enumerate(self.apart.values())}
         facts, arrays = join(parts)
-        return {**facts, "devices": list(self.devices), "rows": self.rows, "share": self.share}, arrays
+        own = {"devices": list(self.devices), "rows": self.rows, "share": self.share, "apart": list(self.apart)}
+        return {**facts, **own}, arrays
 
     @classmethod
     def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Correction:
@@ -188,4 +192,8 @@ class Correction:
             PowerPart.from_state(facts["power"], part_of("power", arrays)) if "power" in facts else None,
             int(facts["rows"]),
             float(facts["share"]),
+            {
+                str(name): learner_from(facts[f"apart{i}"], part_of(f"apart{i}", arrays))
+                for i, name in enumerate(facts.get("apart", []))
+            },
         )
