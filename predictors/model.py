@@ -65,7 +65,7 @@ class Choice:
     Attributes:
         name: class of the rows, for the intervals.
         fixes: corrections of their device.
-        apart: what these add for their kernel alone.
+        added: what these add to the learner, for the device and for the kernel alone.
         share: weight of the learner, beside the one for devices that nobody measured.
         spread: intervals of log time.
         widen: factor on them.
@@ -77,7 +77,7 @@ class Choice:
 
     name: str
     fixes: tuple[Correction, ...]
-    apart: tuple[Learner, ...]
+    added: tuple[Learner, ...]
     share: float
     spread: Intervals
     widen: float
@@ -87,14 +87,9 @@ class Choice:
     learned: bool
 
     @property
-    def added(self) -> tuple[Learner, ...]:
-        """What is added to the learner."""
-        return (*(fix.learner for fix in self.fixes), *self.apart)
-
-    @property
     def kind(self) -> tuple[Any, ...]:
         """Equal for rows that are evaluated alike."""
-        return (tuple(map(id, self.fixes)), tuple(map(id, self.apart)), self.share, id(self.spread))
+        return (tuple(map(id, self.added)), self.share, id(self.spread))
 
 
 @dataclass
@@ -227,7 +222,7 @@ class FamilyModel:
         return Choice(
             name=f"{words.op}|{words.dtype}",
             fixes=fixes,
-            apart=tuple(c.apart[kernel] for c in fixes if kernel in c.apart),
+            added=(*(c.learner for c in fixes), *(c.apart[kernel] for c in fixes if kernel in c.apart)),
             share=fixes[-1].share if fixes else 0.0 if new_device and self.abroad else 1.0,
             spread=spread,
             widen=widen,

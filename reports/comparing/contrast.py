@@ -29,7 +29,7 @@ class Change:
     """How one quantity of one case changed.
 
     Attributes:
-        a, b: values of both sides, in SI units: the geometric mean of their readings, from five on a trimmed one.
+        a, b: values of both sides, in SI units: the geometric mean of their readings (see :mod:`.location`).
         ratio: b / a as measured.
         change: the log ratio less the shift that was taken off.
         error, freedom: standard error of ``change`` and its degrees of freedom.

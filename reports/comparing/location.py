@@ -1,8 +1,8 @@
 """Where repeated readings lie, whatever a few of them say.
 
-A neighbour that comes and goes makes a few readings far too long. From five readings on a fifth of them is left out at
-either end, and the standard error is that of the winsorised rest (K. Yuen, "The two-sample trimmed t for unequal
-population variances", Biometrika 61(1), 1974): under heavy tails it is half of a mean's, under normal ones hardly more.
+A neighbour that comes and goes makes a few readings far too long. A fifth of them is left out at either end, and the
+standard error is that of the winsorised rest (K. Yuen, "The two-sample trimmed t for unequal population variances",
+Biometrika 61(1), 1974): under heavy tails it is down to half of a mean's, under normal ones hardly more.
 """
 
 from __future__ import annotations
