@@ -76,8 +76,10 @@ def _sustained(busy: Any, t: Terms, xp: Any) -> Any:
 
 _ROOF = ("log_roof", "log_balance", "compute_share", "log_cache", "cache_share")
 
-_TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.65), (32, 32, 0.35))
-"""Tile height, width and the share of peak that such a tile reaches (data reuse falls with its size)."""
+_SHARES_OF_PEAK = {(256, 128): 1.0, (128, 128): 0.95, (128, 64): 0.8, (64, 64): 0.65, (32, 32): 0.35}
+"""What a tile of some height and width reaches; data reuse falls with its size."""
+_TILES = tuple((height, width, height * width / share) for (height, width), share in _SHARES_OF_PEAK.items())
+"""Tile height, width, and its area over the share of peak that it reaches."""
 _LEAST_DEPTH = 512.0
 """Depth that is worth a part of its own where a product is split along it."""
 
@@ -88,18 +90,20 @@ def _gemm(p: Mapping[str, Any], t: Terms, m: Machine, xp: Any) -> Features:
     per_flop = t.compute / (2.0 * batch * rows * cols * depth)  # seconds per FLOP of the whole device
     added = 8.0 * batch * rows * cols / (m.bandwidth or 1e11)  # a part of the result written and read, four bytes each
     busy: Any = None
-    units, ceil, most, least = m.units, xp.ceil, xp.most, xp.least
+    units, ceil, floor, most, least = m.units, xp.ceil, xp.floor, xp.most, xp.least
     deep, everywhere = depth / _LEAST_DEPTH, 2.0 * units * depth * per_flop
-    for height, width, share in _TILES:
+    split = xp is not ONE or deep > 1.0
+    for height, width, effort in _TILES:
         tiles = 1.0 * batch * ceil(rows / height) * ceil(cols / width)
         waves = tiles / units
         whole = ceil(waves)
         # One wave does units tiles at once; a last wave that is partly empty takes as long as a full one. Where tiles
         # are few, libraries split the depth where that is quicker: multiprocessors share a tile, and add up their parts
         # in memory.
-        parts = most(1.0, least(-ceil(-units / tiles), deep))
-        seconds = whole * (height * width / share) * everywhere
-        seconds = least(seconds, seconds / parts + parts * added)
+        seconds = whole * effort * everywhere
+        if split:
+            parts = most(1.0, least(floor(units / tiles), deep))
+            seconds = least(seconds, seconds / parts + parts * added)
         busy = seconds if busy is None else least(busy, seconds)
         if height in (128, 64) and width == height:
             out += [xp.log2(waves), waves / whole, rows * cols * batch / (tiles * height * width)]

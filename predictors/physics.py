@@ -27,6 +27,7 @@ class One:
 
     log2 = staticmethod(math.log2)
     ceil = staticmethod(math.ceil)
+    floor = staticmethod(math.floor)
     least = staticmethod(min)
     most = staticmethod(max)
 
@@ -44,6 +45,7 @@ class Many:
 
         self.log2: Any = np.log2
         self.ceil: Any = np.ceil
+        self.floor: Any = np.floor
         self.least: Any = np.minimum
         self.most: Any = np.maximum
         self.where: Any = np.where
