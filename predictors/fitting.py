@@ -308,7 +308,7 @@ def _fit_abroad(
     known = np.isfinite(error)
     if known.sum() < 20:
         return None, None
-    return learned(chosen), Intervals.fit(asked[known], error[known])
+    return learned(chosen), Intervals.across(asked[known], error[known], devices[known])
 
 
 def _extras(family: Family, blocks: Sequence[Block]) -> Mapping[str, float]:

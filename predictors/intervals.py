@@ -25,6 +25,8 @@ LEVELS = np.concatenate([np.linspace(0.0, 0.99, 100), [0.995, 0.999, 1.0]])
 ENOUGH = 200
 """Rows that a class needs for quantiles of its own."""
 ALL = "*"
+_USUAL = 0.9
+"""Coverage at which devices are held against each other."""
 WIDEN = 0.6
 """By how much an interval widens with each octave outside the trained ranges."""
 
@@ -62,6 +64,34 @@ class Intervals:
                 chosen = classes == name
                 if ENOUGH <= chosen.sum() < len(score):
                     own.tables[str(name)] = cls._table(score[chosen])
+        return own
+
+    @classmethod
+    def across(cls, x: Array, error: Array, devices: NDArray[Any]) -> Intervals:
+        """From errors on devices that were left out, for one more device.
+
+        Errors of one device are alike: however many rows there are, a new device is one more draw among a few. So the
+        intervals are stretched until those of the other devices hold nine tenths of the errors of each, on average
+        over the devices.
+
+        Args:
+            x, error: as of :meth:`fit`.
+            devices: device of each row.
+        """
+        own = cls.fit(x, error)
+        names, codes = np.unique(devices, return_inverse=True)
+        if len(names) < 2:
+            return own
+        reach, weight = np.empty(len(error)), np.empty(len(error))
+        for code in range(len(names)):
+            mine = codes == code
+            others = cls.fit(x[~mine], error[~mine])
+            reach[mine] = np.abs(error[mine]) / (others.width(x[mine]) * others.factor(ALL, _USUAL))
+            weight[mine] = 1.0 / mine.sum()
+        order = np.argsort(reach, kind="stable")
+        held = np.cumsum(weight[order]) / len(names)
+        stretch = max(1.0, float(reach[order][np.searchsorted(held, _USUAL)]))
+        own.tables = {name: (table * stretch, count) for name, (table, count) in own.tables.items()}
         return own
 
     @staticmethod
