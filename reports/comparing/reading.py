@@ -199,8 +199,20 @@ def read_side(path: str | os.PathLike[str], only: Sequence[str] = ()) -> Side:
         )  # fmt: skip
     for number, run in enumerate(side.runs):
         _read_run(side, number, run, conditions.hold if only else None)
+    side.problems += _unfinished(side.runs)
     conditions.check()
     return side
+
+
+def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
+    """A sentence for each way in which runs did not come to their end."""
+    for state in dict.fromkeys(run.state for run in runs if run.state != "complete"):
+        ids = [run.id for run in runs if run.state == state]
+        why = f"({state.replace('_', ' ')})"
+        if len(ids) == 1:
+            yield f"the run {ids[0]} did not come to the end of its plan {why}"
+        else:
+            yield f"the runs {', '.join(ids[:-1])} and {ids[-1]} did not come to the end of their plans {why}"
 
 
 def _read_run(side: Side, number: int, run: Run, wanted: Callable[[Case], bool] | None) -> None:
@@ -221,8 +233,6 @@ def _read_run(side: Side, number: int, run: Run, wanted: Callable[[Case], bool] 
         beside = "" if (run.path / RECORDS).exists() else f": there is no {RECORDS}"
         side.problems.append(f"the run {run.id} holds no records{beside}")
     side.problems += [f"run {run.id}: {warning}" for warning in run.warnings]
-    if run.state != "complete":
-        side.problems.append(f"the run {run.id} did not come to the end of its plan ({run.state.replace('_', ' ')})")
 
 
 @contextlib.contextmanager

@@ -254,6 +254,13 @@ class TestWhatIsNoChange:
         assert [r.why for r in found.of("missing")] == ["B ended before the end of its plan"] * 2
         assert any("out of budget" in problem for problem in found.problems)
 
+    def test_several_runs_that_ended_early_share_a_sentence(self, noisy: Noisy) -> None:
+        for i in range(3):
+            side = noisy(f"base/{i}", i, state="out_of_budget" if i else "complete").parent
+        found = compare_runs(side, noisy("new", 9)).problems
+        early = [problem for problem in found if "come to the end" in problem]
+        assert early == ["A: the runs 1 and 2 did not come to the end of their plans (out of budget)"]
+
     def test_every_verdict_is_explained(self) -> None:
         assert all(VERDICTS.values())
 
