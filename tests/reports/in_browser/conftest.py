@@ -108,3 +108,24 @@ def page(driver: Any, report: Path) -> Callable[..., Any]:
 def overlaps() -> str:
     """A script that returns the pairs of texts of a page that lie upon each other."""
     return OVERLAPS
+
+
+@pytest.fixture(scope="session")
+def serious_faults() -> Callable[[Any], list[Any]]:
+    """What axe finds on the page that a driver shows, as far as it is serious."""
+    source = (Path(__file__).resolve().parents[2] / "vendor" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+    def find(driver: Any) -> list[Any]:
+        driver.execute_script(source)
+        found = driver.execute_async_script(
+            "const done = arguments[arguments.length - 1];"
+            "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations), e => "
+            "done([{id: String(e), impact: 'critical'}]))"
+        )
+        return [
+            (v["id"], v["impact"], [n["html"][:200] for n in v.get("nodes", [])[:3]])
+            for v in found
+            if v["impact"] in ("serious", "critical")
+        ]
+
+    return find
