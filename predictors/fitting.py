@@ -47,7 +47,6 @@ _SHARES = (1.0, 0.5, 0.0)
 """Weights of the learner that are tried on a new device, beside the one for devices that nobody measured."""
 _FLOOR_ROWS = 20
 """Rows of one implementation and format on one device from which a launch floor of their own is read."""
-
 _APART_ROWS = 8
 """Rows of one kernel from which a correction of its own is sought."""
 _APART = 0.9

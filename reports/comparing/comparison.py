@@ -13,6 +13,7 @@ import numpy as np
 
 from wattline.case import Case
 from wattline.errors import ParamError, unknown_name
+from wattline.garbage import seldom_collected
 from wattline.reports.comparing import judging
 from wattline.reports.comparing.conditions import CAUTION, MACHINE, Conditions, Difference, differences, same_machine
 from wattline.reports.comparing.contrast import Change, Contrast, contrast
@@ -225,9 +226,10 @@ def compare_runs(
             confidence=confidence,
         )  # fmt: skip
 
-    statistic, time, aside = chosen(statistic, held, compared, (first, second), same_machine=same)
-    energy = held("energy", joules) if joules else None
-    finished = [_with_change(result, time, energy) for result in results]
+    with seldom_collected():  # among the thousands of readings there is no garbage to be found
+        statistic, time, aside = chosen(statistic, held, compared, (first, second), same_machine=same)
+        energy = held("energy", joules) if joules else None
+        finished = [_with_change(result, time, energy) for result in results]
     problems = [*(f"A: {p}" for p in first.problems), *(f"B: {p}" for p in second.problems)]
     if _same_files(first, second):
         problems.append("A and B are the same run: nothing can differ")

@@ -192,7 +192,8 @@ class Leveled:
     Attributes:
         readings: by key.
         logs: by key, in the order of the readings.
-        found: by key, where the logarithms lie; see :meth:`trim`.
+        plain: by key, where the logarithms lie, with all of them.
+        found: the same; of cases that :meth:`trim` was called for, without the outermost.
         levels: log level of each run about that of the side; zeros where they cannot be told from the cases.
     """
 
@@ -203,7 +204,8 @@ class Leveled:
         self.leveled = False
         if runs > 1:
             self._level(runs)
-        self.found: dict[str, Located] = {key: located(values, 0.0) for key, values in self.logs.items()}
+        self.plain: dict[str, Located] = {key: located(values, 0.0) for key, values in self.logs.items()}
+        self.found = dict(self.plain)
 
     def _level(self, runs: int) -> None:
         """Median polish: a run's level is the median of what its readings exceed their case by."""
@@ -240,7 +242,7 @@ def repeats(sides: Sequence[Leveled], trimmed: Collection[str] | None = None) ->
         for key, values in side.logs.items():
             if len(values) < 2 or (trimmed is not None and key not in trimmed):
                 continue
-            found = located(values, 0.0) if trimmed is None else side.found[key]
+            found = (side.plain if trimmed is None else side.found)[key]
             rows.append((found.squares, found.held - 1, sum(r.own**2 for r in side.readings[key]) / len(values)))
     return tuple(np.array(rows, dtype=np.float64).reshape(len(rows), 3).T)
 

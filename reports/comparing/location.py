@@ -41,6 +41,8 @@ def located(values: Sequence[float], share: float) -> Located:
         share: of them to be left out at either end, such as :data:`TRIM`, rounded down to whole readings.
     """
     n = len(values)
+    if n == 1:  # as most are where nothing was repeated
+        return Located(values[0], 0.0, 1, 0)
     cut = int(share * n)
     ordered = sorted(values) if cut else list(values)
     held = ordered[cut : n - cut]

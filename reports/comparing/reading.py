@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 from wattline.case import Case
 from wattline.errors import SchemaError, UsageError, WattlineError, storage_error
 from wattline.expressions import evaluate, names_in
+from wattline.garbage import seldom_collected
 from wattline.record import DISQUALIFYING, entry_of
 from wattline.run import MANIFEST, RECORDS, Run
 
@@ -217,7 +216,7 @@ def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
 
 def _read_run(side: Side, number: int, run: Run, wanted: Callable[[Case], bool] | None) -> None:
     latest: dict[tuple[str, str], _Entry] = {}
-    with _collector_off():
+    with seldom_collected():
         for entry in run.each(lambda line: _entry(line, number)):
             # Of two records of one case the later one counts: it was measured again.
             latest[entry.key, entry.variant] = entry
@@ -233,18 +232,6 @@ def _read_run(side: Side, number: int, run: Run, wanted: Callable[[Case], bool] 
         beside = "" if (run.path / RECORDS).exists() else f": there is no {RECORDS}"
         side.problems.append(f"the run {run.id} holds no records{beside}")
     side.problems += [f"run {run.id}: {warning}" for warning in run.warnings]
-
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Without Python's garbage collector, which finds nothing among records and takes a third of the time."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
 
 
 class _Entry(NamedTuple):
