@@ -53,3 +53,18 @@ def test_few_rows_of_each_gpu(shared_data: Path, table: str, benchmark: Any) -> 
         print(f"  {device:<14} {', '.join(f'{e:.1%}' for e in found)}; {np.mean(medians):.1%}")
         benchmark.extra_info[device] = found
     assert all(np.isfinite(found).all() for found, _ in result.values())
+
+
+@pytest.mark.parametrize(("table", "count"), [("gemm", 300), ("gemm", 1000), ("prefill", 500), ("moe", 500)])
+def test_a_length_for_each_feature(shared_data: Path, table: str, count: int, benchmark: Any) -> None:
+    """Held-out error of the process with a length for each feature, beside the best of the other learners."""
+    rows = pd.read_parquet(shared_data / "aiconfigurator" / f"{table}.parquet")
+    rows = rows[rows["device"] == rows["device"].iloc[0]].sample(count, random_state=1)
+    X, y = split(rows)
+    predictor = benchmark.pedantic(lambda: KernelPredictor().fit(X, y, groups=rows["site"]), rounds=1)
+    (model,) = predictor.models_.values()
+    scores = dict(model.facts["held_out_error"])
+    own, others = scores.pop("process"), min(scores.values())
+    better = own / others - 1
+    print(f"\n{table}, {count} rows: mean absolute log error {own:.4f}, others at best {others:.4f}: {better:+.0%}")
+    assert own < 1.05 * others

@@ -134,3 +134,31 @@ def test_time_where_the_range_is_known(shared_data: Path, benchmark: Any) -> Non
     print(f"\ntime above m = 1024: {within.mean():.1%} with other (n, k) known there, {beyond.mean():.1%} with none")
     benchmark.extra_info |= {"within": float(within.mean()), "beyond": float(beyond.mean())}
     assert within.mean() < beyond.mean()
+
+
+def test_collectives_at_the_edge(shared_data: Path, benchmark: Any) -> None:
+    """The largest quarter of the message sizes: how far bandwidth still rises there, and what levels would leave."""
+    from wattline.predictors import KernelPredictor
+
+    rows = pd.read_parquet(shared_data / "aiconfigurator" / "nccl.parquet")
+    edge = rows["bytes"].quantile(0.75)
+    small, large = rows[rows["bytes"] <= edge], rows[rows["bytes"] > edge]
+    drop = ["time_s", "power_w", "site"]
+
+    def errors() -> pd.Series[float]:
+        fitted = KernelPredictor().fit(
+            small.drop(columns=drop, errors="ignore"), small[["time_s"]], groups=small["site"]
+        )
+        return np.log(fitted.predict(large.drop(columns=drop, errors="ignore"))["time_s"] / large["time_s"])
+
+    error = benchmark.pedantic(errors, rounds=1)
+    level = error.groupby([large[c] for c in ("op", "device", "world_size", "dtype")]).transform("mean")
+    twins = large.pivot_table(index=["op", "device", "world_size", "bytes"], columns="dtype", values="time_s").dropna()
+    apart = np.abs(np.log(twins.iloc[:, 0] / twins.iloc[:, 1]))
+    linked = rows[rows["device"] != "l40s"].assign(rate=rows["bytes"] / rows["time_s"])
+    ends = linked.sort_values("bytes").groupby(["op", "device", "world_size", "dtype"])
+    share = ends.apply(lambda g: g["rate"][g["bytes"] <= edge].iloc[-1] / g["rate"].iloc[-1])
+    print(f"\ncollectives above {edge / 2**20:.0f} MiB: error {error.abs().mean():.1%}, bias {error.mean():+.1%},")
+    print(f"with levels known {np.abs(error - level).mean():.1%}; formats of equal bytes differ by {apart.mean():.1%}")
+    print(f"(median {apart.median():.1%}); at the edge {share.min():.0%} to {share.max():.0%} of the last bandwidth")
+    assert len(apart) > 100
